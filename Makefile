@@ -1,0 +1,61 @@
+# Two commands matter: `make bake` (a spec becomes a running runner) and `make test`. The rest is for working on it.
+GO      ?= go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+ARCH    := $(shell $(GO) env GOARCH)
+COUNT   ?= 1
+SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo "sudo env PATH=$$PATH HOME=$$HOME")
+
+.PHONY: build test test-short test-race lint bench soak bake golden snapshot clean
+.DEFAULT_GOAL := build
+
+## build: the programs, into bin/
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/dorunner-bake
+	CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/dorunner-firstboot-linux-$(ARCH) ./cmd/dorunner-firstboot
+
+## bake: bake an image from the default spec, boot COUNT machines from it, wait until their runners are online
+bake: build
+	.ci/setup bake
+	$(SUDO) examples/one-machine/bake.sh $(COUNT)
+
+## test: everything, with real Docker, cloud-init and QEMU
+test: build
+	.ci/setup test
+	$(SUDO) .ci/with-docker $(GO) test -timeout 40m ./...
+
+## test-short: what needs neither root nor Docker nor QEMU
+test-short:
+	$(GO) test -short -timeout 10m ./...
+
+test-race:
+	$(SUDO) .ci/with-docker $(GO) test -race -short ./...
+
+## soak: the long versions of the tests
+soak: build
+	.ci/setup test
+	$(SUDO) DORUNNER_SOAK=1 .ci/with-docker $(GO) test -timeout 180m ./...
+
+## lint: gofmt, vet, golangci-lint, shellcheck
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+	shellcheck .ci/* examples/*/*.sh templates/files/guest/*.sh
+
+## bench: the figures, as ratios against the alternative in the same run
+bench: build
+	.ci/setup test
+	$(SUDO) .ci/with-docker examples/bench/bench.sh
+
+## golden: rewrite the golden files from what is generated now
+golden:
+	$(GO) test -short ./... -update
+
+## snapshot: a release as goreleaser would make it, without publishing
+snapshot:
+	$(GO) run github.com/goreleaser/goreleaser/v2@v2.16.0 check
+	$(GO) run github.com/goreleaser/goreleaser/v2@v2.16.0 release --snapshot --clean --skip=publish
+
+clean:
+	rm -rf bin out dist
