@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -48,7 +47,7 @@ func Dial(ctx context.Context, c Config) (*Guest, error) {
 	for {
 		client, err := connect(wait, c)
 		if err == nil {
-			g := &Guest{client: client, sudo: c.User != "root", done: make(chan struct{})}
+			g := newGuest(client, c.User != "root")
 			go g.keepalive()
 			return g, nil
 		}
@@ -150,16 +149,6 @@ func (g *Guest) Close() error {
 		return nil
 	}
 	return err
-}
-
-// Quote makes a shell word of an argument.
-func Quote(arg string) string {
-	if arg != "" && strings.IndexFunc(arg, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:=,@%+", r))
-	}) < 0 {
-		return arg
-	}
-	return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 }
 
 var _ builder.Guest = (*Guest)(nil)
