@@ -1,5 +1,12 @@
 package images
 
+import (
+	"fmt"
+	"reflect"
+	"regexp"
+	"strings"
+)
+
 // AWS is the target that bakes AMIs, in a temporary instance or from a disk of the metal target.
 type AWS struct {
 	Region          string            `yaml:"region"`     // default: the SDK's own chain
@@ -22,3 +29,55 @@ type AWS struct {
 	Tags            map[string]string `yaml:"tags"`
 	FromDisk        string            `yaml:"from_disk"` // a disk of the metal target, published by the EBS direct APIs
 }
+
+// awsTarget is the row of the AWS target.
+var awsTarget = target{
+	platform: func(*Spec) string { return "aws" },
+	arch:     func(s *Spec) string { return archOf(s.AWS.Sizes, awsSizes) },
+	defaults: func(s *Spec, _ Options) {
+		size := "t3a.xlarge" // the documented one
+		if s.Image.Arch == "arm64" {
+			size = "t4g.xlarge"
+		}
+		fill(reflect.ValueOf(&s.AWS).Elem(), reflect.ValueOf(AWS{Sizes: []string{size}, SSHPort: 22}))
+		fill(reflect.ValueOf(&s.Image).Elem(), reflect.ValueOf(Image{DiskGB: minDiskGB}))
+		s.Fleet.defaults(s.AWS.Sizes)
+	},
+	files: func(s *Spec) []*string { return []*string{&s.AWS.FromDisk} },
+	base:  func(s *Spec) string { return s.AWS.BaseImage },
+	check: func(r *rules) Size {
+		a := r.spec.AWS
+		size := r.sizes("aws.sizes", a.Sizes, awsSizes)
+		r.cloudDisk()
+		region := func(path, v string) { r.matches(path, v, awsRegion, "a region of AWS", "write it as eu-west-1") }
+		region("aws.region", a.Region)
+		each("aws.copy_to", a.CopyTo, region)
+		each("aws.share", a.Share, func(path, v string) {
+			r.matches(path, v, awsAccount, "an account id or the ARN of an organization", "write 12 digits in quotes, or arn:aws:organizations::...")
+		})
+		r.matches("aws.base_image", a.BaseImage, awsImage, "the id of an AMI", "write it as ami-0123456789abcdef0")
+		r.matches("aws.subnet", a.Subnet, awsSubnet, "the id of a subnet", "write it as subnet-0123456789abcdef0")
+		r.matches("aws.security_group", a.SecurityGroup, awsGroup, "the id of a security group", "write it as sg-0123456789abcdef0")
+		r.matches("aws.publish", a.Publish, awsParameter, "the name of an SSM parameter", "write it as /dorunner/ami")
+		r.network("aws.allow_cidr", a.AllowCIDR)
+		r.between("aws.ssh_port", a.SSHPort, 1, 65535, "")
+		r.between("aws.keep", a.Keep, 0, 1000, "")
+		for key := range a.Tags {
+			if !awsTag.MatchString(key) || strings.HasPrefix(key, "aws:") {
+				r.bad(child("aws.tags", key), fmt.Sprintf("%q cannot be a tag's key", key), "use letters, digits and _.:=+-@, not beginning with aws: (machines read their tags as file names)")
+			}
+		}
+		r.fleet(awsSizes)
+		return size
+	},
+}
+
+var (
+	awsRegion    = regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-[0-9]$`)
+	awsAccount   = regexp.MustCompile(`^([0-9]{12}|arn:aws[a-z-]*:organizations::[0-9]{12}:(organization|ou)/[a-z0-9/-]+)$`)
+	awsImage     = regexp.MustCompile(`^ami-[0-9a-f]{8,17}$`)
+	awsSubnet    = regexp.MustCompile(`^subnet-[0-9a-f]{8,17}$`)
+	awsGroup     = regexp.MustCompile(`^sg-[0-9a-f]{8,17}$`)
+	awsParameter = regexp.MustCompile(`^/[a-zA-Z0-9._/-]{1,500}$`)
+	awsTag       = regexp.MustCompile(`^[a-zA-Z0-9_.:=+@-]{1,127}$`)
+)

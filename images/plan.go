@@ -56,6 +56,8 @@ type Problem struct {
 	Hint    string `json:"hint,omitempty"`    // what to do about it
 	Snippet string `json:"snippet,omitempty"` // the offending line with a caret under it
 	Warning bool   `json:"warning,omitempty"`
+
+	line, column int // in the file, for the order of printing; 0 when from outside it
 }
 
 // Problems are reported all at once; as an error they print one below the other.
