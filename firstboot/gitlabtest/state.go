@@ -60,7 +60,7 @@ func (s *Server) add(r Runner, prefix string) *Runner {
 	s.serial++
 	r.ID = s.serial
 	if r.Token == "" {
-		r.Token = fmt.Sprintf("%st3_%020d", prefix, r.ID)
+		r.Token = fmt.Sprintf("%st3_%06dabcdefghijklmn", prefix, r.ID) // runners show the first nine characters
 	}
 	r.Created, r.Managers = s.opts.Now(), map[string]Manager{}
 	s.runners = append(s.runners, &r)
