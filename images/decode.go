@@ -8,8 +8,8 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
 
@@ -44,30 +44,34 @@ func Load(file string, data []byte) (*Spec, Problems) {
 }
 
 var (
-	syntaxLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
+	syntaxPrefix = regexp.MustCompile(`^yaml: (line \d+: )?`)
 	// secretLine finds what may be a secret in a line that is no YAML, where no node says so.
 	secretLine = regexp.MustCompile(`(?i)(tok|pass|secret|salt|content|key)\w*["']?\s*[:=]\s*`)
 )
 
-// syntax reports text that is no YAML. The parser knows the line only.
+// syntax reports text that is no YAML.
 func (s *source) syntax(err error) {
-	text := err.Error()
-	m := syntaxLine.FindStringSubmatch(text)
-	message := "this is not YAML"
-	if m != nil {
-		message += ": " + strings.TrimPrefix(text, m[0])
+	line := s.brokenLine()
+	text := s.lines[line-1]
+	if at := secretLine.FindStringIndex(text); at != nil {
+		s.hide[line] = utf8.RuneCountInString(text[:at[1]]) + 1
 	}
-	line := 1
-	if m != nil && m[1] != "" {
-		line, _ = strconv.Atoi(m[1])
+	column := len(text) - len(strings.TrimLeft(text, " \t")) + 1
+	s.problems = append(s.problems, s.problemIn(line, column, utf8.RuneCountInString(text), "",
+		"this is not YAML: "+syntaxPrefix.ReplaceAllString(err.Error(), ""), "check the indentation, colons and quotes here"))
+}
+
+// brokenLine finds where text stops being YAML: the first line of what cannot be parsed together with all before it.
+// The parser itself often names the line where the surrounding block began.
+func (s *source) brokenLine() int {
+	good := min(len(s.lines), 1000) - 1
+	for ; good > 0; good-- {
+		var n yaml.Node
+		if yaml.Unmarshal([]byte(strings.Join(s.lines[:good], "\n")), &n) == nil {
+			break
+		}
 	}
-	line = min(max(line, 1), len(s.lines))
-	if at := secretLine.FindStringIndex(s.lines[line-1]); at != nil {
-		s.hide[line] = len([]rune(s.lines[line-1][:at[1]])) + 1
-	}
-	text = s.lines[line-1]
-	indent := len(text) - len(strings.TrimLeft(text, " \t"))
-	s.problems = append(s.problems, s.problemIn(line, indent+1, len([]rune(text)), "", message, "check indentation, colons and quotes around this line"))
+	return good + 1
 }
 
 // decoder lays YAML over a Spec and reports what does not fit in the author's words, never in Go's.
@@ -80,9 +84,6 @@ type decoder struct {
 var shorthand = map[reflect.Type]string{reflect.TypeFor[Pull](): "ref"}
 
 func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
-	if d.src != nil && path != "" {
-		d.src.values[path] = n
-	}
 	at := n // an alias is reported where it stands
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
@@ -92,6 +93,9 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
 	}
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
 		return // nothing said
+	}
+	if d.src != nil && path != "" {
+		d.src.values[path] = at
 	}
 	if n.Style&yaml.TaggedStyle != 0 {
 		d.report(at, path, fmt.Sprintf("the tag %s is not understood here", n.Tag), "leave it out")
@@ -191,11 +195,7 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 			if secretish(name) {
 				d.hideSecret(value)
 			}
-			where := "the spec"
-			if path != "" {
-				where = path
-			}
-			d.report(key, p, fmt.Sprintf("unknown key %q in %s", name, where), suggestKey(path, name, keysOf(v.Type())))
+			d.report(key, p, fmt.Sprintf("unknown key %q", name), suggestKey(path, name, keysOf(v.Type())))
 			continue
 		}
 		if first := seen[name]; first != nil {
@@ -258,8 +258,9 @@ func secretish(key string) bool {
 	if secretLine.MatchString(key + ":") {
 		return true
 	}
-	_, near := closest(key, []string{"token", "password", "content", "salt", "secret"})
-	return near
+	return slices.ContainsFunc([]string{"token", "password", "content", "salt", "secret"}, func(word string) bool {
+		return distance(strings.ToLower(key), word) <= 2
+	})
 }
 
 // describe names what stands in the file in the author's words.

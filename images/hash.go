@@ -4,7 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
+	"errors"
+	"regexp"
 	"strings"
 	"text/template"
 	"time"
@@ -85,23 +86,20 @@ var anyDate = time.Date(2006, 1, 2, 15, 4, 5, 0, time.UTC)
 func imageName(i Image, hash string, now time.Time) (string, error) {
 	t, err := template.New("image.name").Option("missingkey=error").Parse(i.Name)
 	if err != nil {
-		return "", fmt.Errorf("the template does not parse: %s", afterName(err))
+		return "", errors.New(templateError("the template does not parse: " + err.Error()))
 	}
 	var b strings.Builder
 	err = t.Execute(&b, map[string]string{
 		"OS": i.OS, "Arch": i.Arch, "Hash": hash[:min(12, len(hash))], "Date": now.UTC().Format("20060102-150405"),
 	})
 	if err != nil {
-		return "", fmt.Errorf("the template does not render: %s", afterName(err))
+		return "", errors.New(templateError("the template does not render: " + err.Error()))
 	}
 	return b.String(), nil
 }
 
-// afterName cuts the position off an error of text/template: the template is one short line.
-func afterName(err error) string {
-	text := err.Error()
-	if i := strings.LastIndex(text, ": "); i >= 0 {
-		text = text[i+2:]
-	}
-	return text
-}
+// templateNoise is what text/template says beyond the mistake: the template's name and position, and Go's types.
+var templateNoise = regexp.MustCompile(`template: [a-z.]+:\d+(:\d+)?: (executing "[^"]*" at )?| in type [\w.]+`)
+
+// templateError leaves of an error of text/template what an author understands.
+func templateError(text string) string { return templateNoise.ReplaceAllString(text, "") }

@@ -42,10 +42,10 @@ type Base struct {
 
 // Size is a machine type and what it brings.
 type Size struct {
-	Name     string
-	CPUs     int
-	MemoryGB int
-	Arch     string
+	Name     string `json:"name,omitempty"`
+	CPUs     int    `json:"cpus"`
+	MemoryGB int    `json:"memory_gb"`
+	Arch     string `json:"arch"`
 }
 
 // Problem is one thing wrong with what an author wrote.

@@ -17,8 +17,16 @@ type rules struct {
 	archives map[string]string
 }
 
+// bad notes a mistake, unless one is known at the very same place: the first is the cause.
 func (r *rules) bad(path, message, hint string) {
+	if r.known(path) {
+		return
+	}
 	r.found = append(r.found, r.spec.source.problem(path, message, hint))
+}
+
+func (r *rules) known(path string) bool {
+	return path != "" && slices.ContainsFunc(r.found, func(p Problem) bool { return p.Path == path && !p.Warning })
 }
 
 func (r *rules) warn(path, message, hint string) {
@@ -87,8 +95,7 @@ func (r *rules) given() {
 		"runner.concurrent": s.Runner.Concurrent == 0, "runner.check_interval": s.Runner.CheckInterval == 0,
 		"image.disk_gb": s.Image.DiskGB == 0, "metal.cpus": s.Metal.CPUs == 0, "metal.memory_gb": s.Metal.MemoryGB == 0,
 	} {
-		known := slices.ContainsFunc(r.found, func(p Problem) bool { return p.Path == path })
-		if zero && !known && (s.source.from[path] != "" || s.source.values[path] != nil) {
+		if zero && (s.source.from[path] != "" || s.source.values[path] != nil) {
 			r.bad(path, "0 is not possible", "leave the key out for the default")
 		}
 	}
@@ -141,7 +148,7 @@ func (r *rules) runner() {
 		validate = s.ValidateIdentity
 	}
 	for _, f := range validate() {
-		r.bad("runner."+f.Path, f.Message, f.Hint)
+		r.bad("runner."+f.Path, templateError(f.Message), f.Hint)
 	}
 	for path, secret := range s.Secrets() {
 		if secret.IsPlain() {

@@ -40,8 +40,8 @@ type Docker struct {
 
 // Pull is one container image to have in the machine image.
 type Pull struct {
-	Ref     string `yaml:"ref"`     // repository[:tag][@sha256:...]
-	Archive string `yaml:"archive"` // a local docker-archive file that holds Ref, loaded instead of pulled
+	Ref     string `yaml:"ref" json:"ref"`                   // repository[:tag][@sha256:...]
+	Archive string `yaml:"archive" json:"archive,omitempty"` // a local docker-archive file that holds Ref, loaded instead of pulled
 }
 
 // Registry is a login that lasts for the bake.
