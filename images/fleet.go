@@ -21,9 +21,12 @@ type Fleet struct {
 	Schedule         []string `yaml:"schedule"`
 }
 
+// isZero says that the author wants none.
+func (f *Fleet) isZero() bool { return reflect.ValueOf(f).Elem().IsZero() }
+
 // defaults fill a fleet that the author began; none is assumed.
 func (f *Fleet) defaults(sizes []string) {
-	if reflect.ValueOf(*f).IsZero() {
+	if f.isZero() {
 		return
 	}
 	fill(reflect.ValueOf(f).Elem(), reflect.ValueOf(Fleet{Max: max(1, f.Min, f.Desired), Sizes: slices.Clone(sizes), Image: "latest"}))
@@ -32,7 +35,7 @@ func (f *Fleet) defaults(sizes []string) {
 // fleet checks the group, if there is to be one, for the target whose sizes are given.
 func (r *rules) fleet(table []Size) {
 	f := r.spec.Fleet
-	if reflect.ValueOf(f).IsZero() {
+	if f.isZero() {
 		return
 	}
 	if f.Name == "" {

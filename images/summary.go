@@ -60,8 +60,10 @@ func (p *Plan) Summary() Summary {
 		panic(err)
 	}
 	prune(&s.Spec.Node)
-	for i := 0; i < len(s.Spec.Content); { // the other targets' sections decide nothing here
-		if _, ok := targets[s.Spec.Content[i].Value]; ok && s.Spec.Content[i].Value != p.Target {
+	for i := 0; i < len(s.Spec.Content); { // the other targets' sections, and a fleet that is not, decide nothing here
+		key := s.Spec.Content[i].Value
+		_, section := targets[key]
+		if section && key != p.Target || key == "fleet" && p.Spec.Fleet.isZero() {
 			s.Spec.Content = slices.Delete(s.Spec.Content, i, i+2)
 			continue
 		}
