@@ -21,7 +21,8 @@ type Cloud interface {
 	Stop(ctx context.Context, env *Env) error
 	// Capture makes the image. It is not yet public, shared or copied.
 	Capture(ctx context.Context, env *Env) (Artifact, error)
-	// Distribute copies, shares, tags, publishes and prunes. It returns the artifact as it ended up.
+	// Distribute copies, shares, tags, publishes and prunes. It returns the artifact as it ended up, and at its end
+	// tells the ledger to Keep it: whatever is still recorded afterwards is given back.
 	Distribute(ctx context.Context, env *Env, a Artifact) (Artifact, error)
 }
 
@@ -39,6 +40,11 @@ type TestBooter interface {
 // goes from Preflight straight to Capture.
 type Baked interface {
 	BakedElsewhere() (*Manifest, bool)
+}
+
+// Based is a Cloud that can say, once launched, what the bake began with.
+type Based interface {
+	Base() ManifestBase
 }
 
 // Console is a Cloud that can show what its machine printed; shown when something fails.
