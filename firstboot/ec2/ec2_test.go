@@ -1,0 +1,299 @@
+package ec2_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dorunner/dorunner-bake/firstboot"
+	"github.com/dorunner/dorunner-bake/firstboot/ec2"
+	"github.com/dorunner/dorunner-bake/firstboot/runner"
+)
+
+func platform(c *cloud) *ec2.Platform {
+	return ec2.New(ec2.Options{Metadata: metadataTransport{c}, API: apiTransport{c}})
+}
+
+func TestIdentity(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t)
+		p := platform(c)
+		want := firstboot.Identity{InstanceID: "i-0123", Region: "eu-west-1", Zone: "eu-west-1b", Hostname: "ip-10-0-0-1.eu-west-1.compute.internal",
+			Overlay: map[string]string{"name": "dataops-runner-dublin", "tags": "dublin,big"}}
+		got, err := p.Identity(t.Context())
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%+v %v", got, err)
+		}
+		asked := c.asked
+		if _, err := p.Identity(t.Context()); err != nil || c.asked != asked {
+			t.Errorf("a known identity is asked for again: %v", err)
+		}
+	})
+}
+
+func TestMetadataFaults(t *testing.T) {
+	fail := func(status int) func(*cloud, *http.Request) (*http.Response, error) {
+		return func(_ *cloud, r *http.Request) (*http.Response, error) { return answer(r, status, ""), nil }
+	}
+	for _, tt := range []struct {
+		name  string
+		spoil func(c *cloud)
+		err   string // empty for success
+		final bool
+		limit time.Duration
+	}{
+		{name: "tags switched off", spoil: func(c *cloud) {
+			for k := range c.paths {
+				if strings.HasPrefix(k, "meta-data/tags") {
+					delete(c.paths, k)
+				}
+			}
+		}},
+		{name: "503 five times", limit: 20 * time.Second, spoil: func(c *cloud) {
+			n := 0
+			c.fault = func(_ *cloud, r *http.Request) (*http.Response, error) {
+				if n++; n <= 5 {
+					return answer(r, 503, ""), nil
+				}
+				return nil, nil
+			}
+		}},
+		{name: "503 for ever", spoil: func(c *cloud) { c.fault = fail(503) }, err: "no answer within 1m0s", final: true, limit: 65 * time.Second},
+		{name: "switched off", spoil: func(c *cloud) { c.fault = fail(403) }, err: "set HttpEndpoint to enabled", final: true},
+		{name: "IMDSv1 only", spoil: func(c *cloud) {
+			c.fault = func(_ *cloud, r *http.Request) (*http.Response, error) {
+				if r.Method == http.MethodPut {
+					return answer(r, 405, ""), nil
+				}
+				return nil, nil // the strict server fails the test when asked without a token
+			}
+		}, err: "is this machine on EC2", final: true, limit: 65 * time.Second},
+		{name: "refused", spoil: func(c *cloud) {
+			c.fault = func(_ *cloud, r *http.Request) (*http.Response, error) { return nil, refusedConnection(r) }
+		}, err: "is this machine on EC2", final: true, limit: 65 * time.Second},
+		{name: "hangs", spoil: func(c *cloud) {
+			c.fault = func(_ *cloud, r *http.Request) (*http.Response, error) {
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			}
+		}, err: "is this machine on EC2", final: true, limit: 65 * time.Second},
+		{name: "slow", limit: 40 * time.Second, spoil: func(c *cloud) {
+			c.fault = func(_ *cloud, r *http.Request) (*http.Response, error) {
+				time.Sleep(2 * time.Second)
+				return nil, nil
+			}
+		}},
+		{name: "IPv6 only", limit: 20 * time.Second, spoil: func(c *cloud) {
+			c.fault = func(_ *cloud, r *http.Request) (*http.Response, error) {
+				if r.URL.Host == "169.254.169.254" {
+					time.Sleep(time.Second)
+					return nil, refusedConnection(r)
+				}
+				return nil, nil
+			}
+		}},
+		{name: "the token expires early", spoil: func(c *cloud) {
+			n := 0
+			c.fault = func(c *cloud, r *http.Request) (*http.Response, error) {
+				if n++; n == 4 {
+					c.mu.Lock()
+					c.tokens++
+					c.mu.Unlock()
+				}
+				return nil, nil
+			}
+		}, limit: 5 * time.Second},
+		{name: "no identity document", spoil: func(c *cloud) { delete(c.paths, "dynamic/instance-identity/document") }, err: "has not the instance identity document", final: true},
+		{name: "HTML", spoil: func(c *cloud) { c.paths["dynamic/instance-identity/document"] = "<html>\nlog in" }, err: "names no instance"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCloud(t)
+				tt.spoil(c)
+				start := time.Now()
+				got, err := platform(c).Identity(t.Context())
+				if took := time.Since(start); took > tt.limit {
+					t.Errorf("took %s, at most %s", took, tt.limit)
+				}
+				if tt.err == "" {
+					if err != nil || got.InstanceID != "i-0123" {
+						t.Fatalf("%+v %v", got, err)
+					}
+					return
+				}
+				var f *firstboot.Failure
+				if err == nil || !strings.Contains(err.Error(), tt.err) || (errors.As(err, &f) && f.Final) != tt.final {
+					t.Errorf("%v, want %q", err, tt.err)
+				}
+			})
+		})
+	}
+}
+
+func TestSecret(t *testing.T) {
+	for _, tt := range []struct {
+		name, ref string
+		spoil     func(c *cloud)
+		want, err string
+		final     bool
+	}{
+		{name: "parameter", ref: "ssm:/dorunner/token", want: "glrt-1"},
+		{name: "parameter, throttled", ref: "ssm:/dorunner/token", spoil: func(c *cloud) { c.throttled = 3 }, want: "glrt-1"},
+		{name: "missing parameter", ref: "ssm:/nothing", err: "no such secret in this region", final: true},
+		{name: "denied parameter", ref: "ssm:/dorunner/token", spoil: func(c *cloud) { c.denied = true }, err: "ssm:GetParameter", final: true},
+		{name: "secret", ref: "secretsmanager:dorunner", want: `{"token":"glrt-2","n":1}`},
+		{name: "secret's key", ref: "secretsmanager:dorunner#token", want: "glrt-2"},
+		{name: "secret's missing key", ref: "secretsmanager:dorunner#other", err: `no key "other"`, final: true},
+		{name: "secret's number", ref: "secretsmanager:dorunner#n", err: "not a text", final: true},
+		{name: "not an object", ref: "secretsmanager:plain#token", err: "not a JSON object", final: true},
+		{name: "missing secret", ref: "secretsmanager:nothing", err: "no such secret in this region", final: true},
+		{name: "no role", ref: "ssm:/dorunner/token", spoil: func(c *cloud) { delete(c.paths, "meta-data/iam/security-credentials/") }, err: "attach an instance profile", final: true},
+		{name: "another cloud's", ref: "keyvault:https://v.vault.azure.net/secrets/t", err: "use ssm: or secretsmanager:", final: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCloud(t)
+				c.parameters = map[string]string{"/dorunner/token": "glrt-1"}
+				c.secrets = map[string]string{"dorunner": `{"token":"glrt-2","n":1}`, "plain": "glrt-3"}
+				if tt.spoil != nil {
+					tt.spoil(c)
+				}
+				ref, err := runner.ParseSecret(tt.ref)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := platform(c).Secret(t.Context(), ref)
+				var f *firstboot.Failure
+				if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) || (errors.As(err, &f) && f.Final) != tt.final {
+					t.Errorf("%v, want %q", err, tt.err)
+				}
+				if got != tt.want {
+					t.Errorf("%q, want %q", got, tt.want)
+				}
+				if err != nil && strings.Contains(err.Error(), "glrt-") {
+					t.Errorf("the error shows a secret: %v", err)
+				}
+			})
+		})
+	}
+}
+
+func TestIPv6OnlyUsesDualStackEndpoints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t)
+		c.parameters = map[string]string{"/t": "v"}
+		c.fault = func(_ *cloud, r *http.Request) (*http.Response, error) {
+			if r.URL.Host == "169.254.169.254" {
+				return nil, refusedConnection(r)
+			}
+			return nil, nil
+		}
+		ref, err := runner.ParseSecret("ssm:/t")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, err := platform(c).Secret(t.Context(), ref); err != nil || v != "v" || !strings.HasSuffix(c.hosts[0], ".api.aws") {
+			t.Errorf("%q %v from %v", v, err, c.hosts)
+		}
+	})
+}
+
+func TestNotices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t)
+		c.hooks = []string{ec2.TerminateHook}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		notices := platform(c).Notices(ctx)
+		c.set("meta-data/autoscaling/target-lifecycle-state", "InService")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		select {
+		case n := <-notices:
+			t.Fatalf("a machine in service was told of its end: %+v", n)
+		default:
+		}
+
+		start := time.Now()
+		c.set("meta-data/spot/instance-action", `{"action":"terminate","time":"2030-01-02T03:04:05Z"}`)
+		n := <-notices
+		if n.Kind != "spot" || n.Deadline.Year() != 2030 || n.Heartbeat != nil || time.Since(start) > 5*time.Second {
+			t.Errorf("%+v after %s", n, time.Since(start))
+		}
+
+		c.set("meta-data/autoscaling/target-lifecycle-state", "Terminated")
+		n = <-notices
+		if n.Kind != "lifecycle" {
+			t.Fatalf("%+v", n)
+		}
+		if err := n.Heartbeat(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := errors.Join(n.Complete(ctx), n.Complete(ctx)); err != nil { // twice: a drain that was interrupted
+			t.Error(err)
+		}
+		if err := n.Heartbeat(ctx); err == nil || !strings.Contains(err.Error(), "no lifecycle hook") {
+			t.Errorf("a heartbeat without a hook: %v", err)
+		}
+		want := []string{"RecordLifecycleActionHeartbeat runners dorunner-terminate", "CompleteLifecycleAction runners dorunner-terminate CONTINUE"}
+		if got := c.did("Lifecycle"); len(got) != 4 || got[0] != want[0] || got[1] != want[1] {
+			t.Errorf("%q", got)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		select {
+		case n := <-notices:
+			t.Errorf("told twice: %+v", n)
+		default:
+		}
+	})
+}
+
+func TestMarker(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		hooks []string
+		setup func(c *cloud)
+		call  func(p *ec2.Platform, ctx context.Context) error
+		want  []string
+		err   string
+	}{
+		{name: "online in a group that waits", hooks: []string{"ours"}, call: (*ec2.Platform).Online, want: []string{"CompleteLifecycleAction runners ours CONTINUE"}},
+		{name: "online again", call: (*ec2.Platform).Online, want: []string{"CompleteLifecycleAction runners ours CONTINUE"}},
+		{name: "online without a group", setup: func(c *cloud) { delete(c.paths, "meta-data/tags/instance") }, call: (*ec2.Platform).Online},
+		{name: "online without permission", setup: func(c *cloud) { c.denied = true }, call: (*ec2.Platform).Online, want: []string{"CompleteLifecycleAction runners ours CONTINUE"}, err: "autoscaling:CompleteLifecycleAction"},
+		{name: "unhealthy while the hook waits", hooks: []string{"ours"}, call: unhealthy, want: []string{"CompleteLifecycleAction runners ours ABANDON"}},
+		{name: "unhealthy afterwards", call: unhealthy, want: []string{"CompleteLifecycleAction runners ours ABANDON", "SetInstanceHealth   Unhealthy"}},
+		{name: "unhealthy with tags off", setup: func(c *cloud) { delete(c.paths, "meta-data/tags/instance") }, call: unhealthy, want: []string{"SetInstanceHealth   Unhealthy"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCloud(t)
+				c.hooks = tt.hooks
+				if tt.setup != nil {
+					tt.setup(c)
+				}
+				err := tt.call(platform(c), t.Context())
+				if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
+					t.Errorf("%v, want %q", err, tt.err)
+				}
+				if got := c.did(""); fmt.Sprint(got) != fmt.Sprint(tt.want) {
+					t.Errorf("%q, want %q", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+func unhealthy(p *ec2.Platform, ctx context.Context) error {
+	return p.Unhealthy(ctx, "registration refused")
+}
+
+// The platform tells the outside how first boot ended.
+var _ firstboot.Marker = (*ec2.Platform)(nil)
