@@ -26,6 +26,8 @@ type AWS struct {
 	Keep            int               `yaml:"keep"`    // images to keep of this name; 0 keeps all
 	Publish         string            `yaml:"publish"` // an SSM parameter that gets the image id, last
 	TestBoot        bool              `yaml:"test_boot"`
+	DeprecateAfter  int               `yaml:"deprecate_after"` // days after which the image is deprecated; 0 never
+	Protect         bool              `yaml:"protect"`         // from being deregistered
 	Tags            map[string]string `yaml:"tags"`
 	FromDisk        string            `yaml:"from_disk"` // a disk of the metal target, published by the EBS direct APIs
 }
@@ -62,6 +64,10 @@ var awsTarget = target{
 		r.network("aws.allow_cidr", a.AllowCIDR)
 		r.between("aws.ssh_port", a.SSHPort, 1, 65535, "")
 		r.between("aws.keep", a.Keep, 0, 1000, "")
+		r.between("aws.deprecate_after", a.DeprecateAfter, 0, 3650, "")
+		if len(a.Share) > 0 && a.KMSKey == "" {
+			r.bad("aws.share", "an image under the account's own EBS key cannot be shared", "name a key of yours that the others may use with aws.kms_key, best by an alias that every region has")
+		}
 		for key := range a.Tags {
 			if !awsTag.MatchString(key) || strings.HasPrefix(key, "aws:") {
 				r.bad(child("aws.tags", key), fmt.Sprintf("%q cannot be a tag's key", key), "use letters, digits and _.:=+-@, not beginning with aws: (machines read their tags as file names)")

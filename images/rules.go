@@ -91,14 +91,21 @@ func (r *rules) network(path, value string) {
 // given rejects an explicit nothing where a default would silently take its place.
 func (r *rules) given() {
 	s := r.spec
-	for path, zero := range map[string]bool{
-		"runner.concurrent": s.Runner.Concurrent == 0, "runner.check_interval": s.Runner.CheckInterval == 0,
-		"image.disk_gb": s.Image.DiskGB == 0, "metal.cpus": s.Metal.CPUs == 0, "metal.memory_gb": s.Metal.MemoryGB == 0,
-	} {
-		if zero && (s.source.from[path] != "" || s.source.values[path] != nil) {
-			r.bad(path, "0 is not possible", "leave the key out for the default")
+	check := func(path string, empty bool, message string) {
+		if empty && (s.source.from[path] != "" || s.source.values[path] != nil) {
+			r.bad(path, message, "leave the key out for the default")
 		}
 	}
+	check("runner.concurrent", s.Runner.Concurrent == 0, "0 is not possible")
+	check("runner.check_interval", s.Runner.CheckInterval == 0, "0 is not possible")
+	check("runner.volumes", len(s.Runner.Volumes) == 0, "the list is empty")
+	check("runner.pull_policy", len(s.Runner.PullPolicy) == 0, "the list is empty")
+	check("image.disk_gb", s.Image.DiskGB == 0, "0 is not possible")
+	check("metal.cpus", s.Metal.CPUs == 0, "0 is not possible")
+	check("metal.memory_gb", s.Metal.MemoryGB == 0, "0 is not possible")
+	check("metal.formats", len(s.Metal.Formats) == 0, "the list is empty")
+	check("aws.sizes", len(s.AWS.Sizes) == 0, "the list is empty")
+	check("azure.sizes", len(s.Azure.Sizes) == 0, "the list is empty")
 }
 
 var (
@@ -135,8 +142,12 @@ func (r *rules) image() {
 	case password && !user:
 		r.bad("image.registry.username", "the login has a password and no user name", "")
 	}
-	if i.Login.Password.IsPlain() {
+	switch i.Login.Password.Scheme() {
+	case "", "env", "file":
+	case "plain":
 		r.literal("image.registry.password", "env:DOCKER_PASSWORD or file:/run/secrets/docker")
+	default:
+		r.bad("image.registry.password", fmt.Sprintf("%s cannot be read on the machine that bakes", i.Login.Password), "use env: or file:")
 	}
 }
 

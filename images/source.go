@@ -61,7 +61,7 @@ func (s *source) problem(path, message, hint string) Problem {
 			return Problem{Path: path, Source: from, Message: message, Hint: hint}
 		}
 		n := s.values[at]
-		if key := s.keys[at]; key != nil && (at != path || n.Line == 0) {
+		if key := s.keys[at]; key != nil && (at != path || n == nil) {
 			n = key
 		}
 		if n != nil {
