@@ -24,6 +24,7 @@ type Options struct {
 	BakeID string
 	// Customize runs between provisioning and the proof: Packer's provisioners. The plan's scripts run before it.
 	Customize func(ctx context.Context, g Guest) error
+	OnError   OnError // nil gives everything back
 }
 
 // cleanupTime bounds giving everything back, whatever became of the bake's own context.
@@ -87,6 +88,7 @@ type bake struct {
 	guest    Guest
 	dockerUp func(context.Context) error // stops the daemon that we started by hand; nil when there is none
 	manifest *Manifest
+	leave    bool // OnError wants everything left as it is
 	early    bool // ended by errDone: nothing was baked, so nothing is written
 }
 
@@ -208,6 +210,9 @@ func (b *bake) step(ctx context.Context, name string, do func(context.Context) e
 	began := time.Now()
 	b.env.Progress.Step(name)
 	err := do(ctx)
+	for b.decide(ctx, name, err) == Retry {
+		err = do(ctx)
+	}
 	took := time.Since(began)
 	if errors.Is(err, errDone) {
 		b.early = true
@@ -222,16 +227,16 @@ func (b *bake) step(ctx context.Context, name string, do func(context.Context) e
 	return err
 }
 
-// parts does the parts of a step in order. They are counted, named in errors, and timed in the manifest.
+// parts does the parts of a step in order. They are shown under way, named in errors, and timed in the manifest.
 func (b *bake) parts(ctx context.Context, of string, parts []step) error {
-	for i, p := range parts {
+	for _, p := range parts {
 		if !p.when {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("%s: %w", p.name, context.Cause(ctx))
 		}
-		b.env.Progress.Count(p.name, int64(i), int64(len(parts)), "parts")
+		b.env.Progress.Count(p.name, 0, 0, "") // under way, not yet counted
 		began := time.Now()
 		if err := p.do(ctx); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
@@ -261,6 +266,12 @@ func (b *bake) end(ctx context.Context, err error) (*Manifest, error) {
 		err = writeResults(b.env.OutDir, b.manifest)
 	}
 	failed := err != nil
+	if failed && b.leave {
+		for _, e := range b.env.Ledger.Entries() {
+			b.info("left as it is: %s", e)
+		}
+		return nil, errors.Join(err, b.env.Ledger.Abandon())
+	}
 	undone := b.env.Ledger.Unwind(ctx, func(e Entry, err error) {
 		switch {
 		case err != nil:

@@ -24,7 +24,8 @@ type Progress interface {
 	Warn(format string, args ...any)
 	// Log takes a line of a command's output; shown with --verbose only.
 	Log(line string)
-	// Count says how far a counted thing has come (bytes, layers); total 0 when unknown.
+	// Count says how far a counted thing has come (bytes, layers); total 0 when unknown. With done 0 too it only
+	// names what the step is at.
 	Count(what string, done, total int64, unit string)
 }
 
@@ -215,8 +216,11 @@ func seconds(d time.Duration) string {
 	return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
 }
 
-// counted prints "112 of 300 MB"; bytes in decimal units.
+// counted prints "112 of 300 MB"; bytes in decimal units; nothing when nothing is known.
 func counted(done, total int64, unit string) string {
+	if done == 0 && total <= 0 {
+		return ""
+	}
 	d := fmt.Sprint(done)
 	t := fmt.Sprint(total)
 	if unit == "bytes" || unit == "B" {

@@ -82,8 +82,8 @@ if [ -d "$ROOT/var/log" ]; then # but for the clouds' agents, which run and writ
 fi
 
 # --- secrets: what they look like, then those that were used
-set --
-for dir in etc root home srv var/lib/dorunner opt usr/local/etc usr/local/bin var/spool; do
+set -- "$ROOT/etc" # never none: grep would take the current directory
+for dir in root home srv var/lib/dorunner opt usr/local/etc usr/local/bin var/spool; do
     if [ -d "$ROOT/$dir" ]; then set -- "$@" "$ROOT/$dir"; fi
 done
 report() { while IFS= read -r path; do found "$path" "$1"; done; }
