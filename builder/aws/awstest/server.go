@@ -1,0 +1,461 @@
+// Package awstest is an account at a cloud that speaks the parts of EC2, STS, SSM and the EBS direct APIs which this
+// program uses, for tests. It is strict where the real one is lenient: an action or parameter that it does not know
+// is an error and is remembered, every list comes in small pages, a new id is unknown for a while, and what
+// depends on something else cannot be removed. State changes take the time that Delays say.
+//
+// The SDK's own clients talk to it, over HTTP (Server is an http.Handler; set AWS_ENDPOINT_URL) or inside the process
+// (Transport), which lets a whole bake run on the virtual clock of testing/synctest.
+package awstest
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Options describe the account. The zero value is an account with a default network in every region, where
+// everything happens at once.
+type Options struct {
+	Account     string        // default 123456789012
+	Regions     []string      // enabled regions; default us-east-1, eu-west-1, ap-southeast-1
+	Delays      Delays        // how long state changes take
+	Consistency time.Duration // how long a new id stays unknown to other calls
+	PageSize    int           // most items in one answer; default 2
+	Policy      *Policy       // what the caller may do; nil allows everything
+	Machines    Machines      // what instances run on; nil runs nothing
+	Dir         string        // where snapshots keep their blocks; default os.TempDir
+	// NoDefaultVPC leaves the regions without a network.
+	NoDefaultVPC bool
+	// NoCapacity lists what cannot be had: "ZONE/SIZE", "spot:ZONE/SIZE", with * for any.
+	NoCapacity []string
+	// ImageQuota bounds the account's own images per region and VCPUs its running processors; 0 does not.
+	ImageQuota, VCPUs int
+	// SnapshotError fails the snapshot of every image made from an instance; CopyError fails copies into these regions.
+	SnapshotError string
+	CopyError     map[string]string
+}
+
+// Delays are how long EC2 takes.
+type Delays struct{ Run, Stop, Image, Copy, Terminate time.Duration }
+
+// Machines run instances for real. Without them an instance is only a record.
+type Machines interface {
+	// Start boots the instance's disk and gives the address that it answers on.
+	Start(i Machine) (addr string, err error)
+	// Stop ends it in an orderly way; the disk stays.
+	Stop(id string) error
+	// Console is what it printed so far.
+	Console(id string) string
+}
+
+// Machine is an instance as Machines see it.
+type Machine struct {
+	ID, Region, ImageID, UserData string
+	Disk                          string // the file of the root volume's snapshot; "" for a catalogue image
+}
+
+// Call is one request, as hooks and the log see it.
+type Call struct {
+	N       int // 1 for the first
+	Service string
+	Region  string
+	Action  string
+	DryRun  bool
+	Params  url.Values // of the query services
+}
+
+func (c Call) String() string {
+	s := fmt.Sprintf("%d %s %s:%s", c.N, c.Region, c.Service, c.Action)
+	if c.DryRun {
+		s += " (dry run)"
+	}
+	return s
+}
+
+// Reaction is what a hook does to a call.
+type Reaction struct {
+	Error *Error // answered instead of acting
+	Lose  bool   // act, but lose the answer: the connection breaks
+	Dead  bool   // neither act nor answer: the connection breaks
+}
+
+// Error is an API error.
+type Error struct {
+	Status  int // default 400
+	Code    string
+	Message string
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+func fail(code, format string, args ...any) *Error {
+	return &Error{Status: 400, Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// Server is the account.
+type Server struct {
+	o       Options
+	mu      sync.Mutex
+	regions map[string]*region
+	calls   []Call
+	strict  []string // what a strict reading of a request found wrong
+	nextID  int
+	expired bool
+
+	// OnCall, when set, sees every call before it acts. It runs without the server's lock.
+	OnCall func(Call) Reaction
+}
+
+// New opens an account.
+func New(o Options) *Server {
+	if o.Account == "" {
+		o.Account = "123456789012"
+	}
+	if o.Regions == nil {
+		o.Regions = []string{"us-east-1", "eu-west-1", "ap-southeast-1"}
+	}
+	if o.PageSize == 0 {
+		o.PageSize = 2
+	}
+	if o.Dir == "" {
+		o.Dir = os.TempDir()
+	}
+	s := &Server{o: o, regions: map[string]*region{}}
+	for _, name := range o.Regions {
+		s.regions[name] = s.newRegion(name)
+	}
+	return s
+}
+
+// Configure changes the account's behaviour while nothing is under way.
+func (s *Server) Configure(change func(*Options)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.o)
+}
+
+// Expire makes every further call fail as one with expired credentials does.
+func (s *Server) Expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expired = true
+}
+
+// Calls lists every call so far, in order.
+func (s *Server) Calls() []Call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
+}
+
+// Complaints lists the unknown actions and parameters that were sent.
+func (s *Server) Complaints() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.strict)
+}
+
+// Transport answers requests inside the process.
+func (s *Server) Transport() http.RoundTripper { return transport{s} }
+
+type transport struct{ s *Server }
+
+func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	// As in net/http, the caller may go away before the answer comes.
+	if err := r.Context().Err(); err != nil {
+		return nil, err
+	}
+	if r.Body == nil {
+		r.Body = http.NoBody
+	}
+	w := httptest.NewRecorder()
+	err := t.s.serve(w, r)
+	if ctxErr := r.Context().Err(); ctxErr != nil {
+		return nil, ctxErr
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp := w.Result()
+	resp.Request = r
+	return resp, nil
+}
+
+// ServeHTTP answers requests over a socket.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.serve(w, r) != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+var (
+	errLost   = errors.New("awstest: connection reset by peer")
+	scopeForm = regexp.MustCompile(`Credential=[^/]+/\d+/([^/]+)/([^/]+)/aws4_request`)
+)
+
+// serve answers one request; an error means that the connection breaks.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) error {
+	if r.URL.Path == "/checkip" {
+		_, err := io.WriteString(w, "198.51.100.7\n")
+		return err
+	}
+	scope := scopeForm.FindStringSubmatch(r.Header.Get("Authorization"))
+	if scope == nil {
+		s.complain("unsigned request %s %s", r.Method, r.URL.Path)
+		http.Error(w, "unsigned", http.StatusForbidden)
+		return nil
+	}
+	c := &call{s: s, http: r, Call: Call{Region: scope[1], Service: scope[2]}}
+	if err := c.read(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	c.N = len(s.calls) + 1
+	s.calls = append(s.calls, c.Call)
+	expired := s.expired
+	s.mu.Unlock()
+
+	var react Reaction
+	if s.OnCall != nil {
+		react = s.OnCall(c.Call)
+	}
+	if react.Dead {
+		return errLost
+	}
+	var answer any
+	err := react.Error
+	switch {
+	case err != nil:
+	case expired:
+		err = &Error{403, "ExpiredToken", "The security token included in the request is expired"}
+		if c.Service == "ec2" {
+			err.Code, err.Message = "RequestExpired", "Request has expired."
+		}
+	default:
+		answer, err = c.do()
+	}
+	if react.Lose {
+		return errLost
+	}
+	if err != nil {
+		c.writeError(w, err)
+		return nil
+	}
+	return c.write(w, answer)
+}
+
+func (s *Server) complain(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.strict = append(s.strict, fmt.Sprintf(format, args...))
+}
+
+// call is a request under way.
+type call struct {
+	Call
+	s    *Server
+	r    *region
+	f    *form
+	http *http.Request
+	body []byte
+	path []string // of the EBS direct APIs
+}
+
+func (c *call) read() error {
+	b, err := io.ReadAll(c.http.Body)
+	if err != nil {
+		return err
+	}
+	c.body = b
+	switch {
+	case c.Service == "ebs":
+		c.path = strings.Split(strings.Trim(c.http.URL.Path, "/"), "/")
+		c.Action = ebsAction(c.http.Method, c.path)
+	case c.http.Header.Get("X-Amz-Target") != "":
+		_, c.Action, _ = strings.Cut(c.http.Header.Get("X-Amz-Target"), ".")
+	default:
+		v, err := url.ParseQuery(string(b))
+		if err != nil {
+			return err
+		}
+		c.Params, c.Action, c.DryRun = v, v.Get("Action"), v.Get("DryRun") == "true"
+		c.f = &form{v: v, used: map[string]bool{"Action": true, "Version": true, "DryRun": true}}
+	}
+	return nil
+}
+
+// do finds the handler and runs it under the lock.
+func (c *call) do() (any, *Error) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	c.r = c.s.regions[c.Region]
+	if c.r == nil {
+		return nil, &Error{401, "AuthFailure", "AWS was not able to validate the provided access credentials"}
+	}
+	for _, r := range c.s.regions {
+		r.settle()
+	}
+	h := handlers[c.Service+":"+c.Action]
+	if h == nil {
+		c.s.strict = append(c.s.strict, "unknown action "+c.Service+":"+c.Action)
+		return nil, fail("InvalidAction", "The action %s is not valid for this web service.", c.Action)
+	}
+	return h(c)
+}
+
+// begin ends the reading of parameters: unknown ones, permission and dry run are settled before anything happens.
+func (c *call) begin(on ...resource) *Error {
+	if c.f != nil {
+		if left := c.f.rest(); len(left) > 0 {
+			c.s.strict = append(c.s.strict, fmt.Sprintf("%s: unknown parameters %s", c.Action, strings.Join(left, ", ")))
+			return fail("UnknownParameter", "The parameter %s is not recognized", left[0])
+		}
+		if c.f.err != nil {
+			return c.f.err
+		}
+	}
+	if err := c.permit(c.Action, nil, on...); err != nil {
+		return err
+	}
+	if c.DryRun {
+		return &Error{412, "DryRunOperation", "Request would have succeeded, but DryRun flag is set."}
+	}
+	return nil
+}
+
+var handlers map[string]func(*call) (any, *Error)
+
+func init() {
+	handlers = map[string]func(*call) (any, *Error){
+		"sts:GetCallerIdentity":   callerIdentity,
+		"ec2:DescribeRegions":     describeRegions,
+		"ec2:DescribeSubnets":     describeSubnets,
+		"ec2:DescribeRouteTables": describeRouteTables,
+
+		"ec2:DescribeInstanceTypeOfferings": describeOfferings,
+		"ec2:CreateSecurityGroup":           createGroup,
+		"ec2:AuthorizeSecurityGroupIngress": authorizeGroup,
+		"ec2:DescribeSecurityGroups":        describeGroups,
+		"ec2:DeleteSecurityGroup":           deleteGroup,
+
+		"ec2:RunInstances":            runInstances,
+		"ec2:DescribeInstances":       describeInstances,
+		"ec2:StopInstances":           stopInstances,
+		"ec2:TerminateInstances":      terminateInstances,
+		"ec2:ModifyInstanceAttribute": modifyInstance,
+		"ec2:GetConsoleOutput":        consoleOutput,
+
+		"ec2:DescribeImages":         describeImages,
+		"ec2:CreateImage":            createImage,
+		"ec2:CopyImage":              copyImage,
+		"ec2:RegisterImage":          registerImage,
+		"ec2:DeregisterImage":        deregisterImage,
+		"ec2:ModifyImageAttribute":   modifyImage,
+		"ec2:EnableImageDeprecation": deprecateImage,
+
+		"ec2:EnableImageDeregistrationProtection":  protectImage,
+		"ec2:DisableImageDeregistrationProtection": unprotectImage,
+		"ec2:DescribeImageReferences":              describeReferences,
+		"ec2:DescribeSnapshots":                    describeSnapshots,
+		"ec2:DeleteSnapshot":                       deleteSnapshot,
+		"ec2:ModifySnapshotAttribute":              modifySnapshot,
+		"ec2:CreateTags":                           createTags,
+		"ec2:DeleteTags":                           deleteTags,
+
+		"ssm:PutParameter": putParameter,
+		"ssm:GetParameter": getParameter,
+
+		"ebs:StartSnapshot":      startSnapshot,
+		"ebs:PutSnapshotBlock":   putBlock,
+		"ebs:CompleteSnapshot":   completeSnapshot,
+		"ebs:ListSnapshotBlocks": listBlocks,
+		"ebs:GetSnapshotBlock":   getBlock,
+	}
+}
+
+// raw is an answer that is not XML or JSON.
+type raw struct {
+	header map[string]string
+	body   []byte
+}
+
+func (c *call) write(w http.ResponseWriter, answer any) error {
+	switch c.Service {
+	case "ec2", "sts":
+		var inner bytes.Buffer
+		e := xml.NewEncoder(&inner)
+		if answer != nil {
+			if err := e.EncodeElement(answer, xml.StartElement{Name: xml.Name{Local: "x"}}); err != nil {
+				return err
+			}
+		}
+		body := strings.TrimSuffix(strings.TrimPrefix(inner.String(), "<x>"), "</x>")
+		if c.Service == "sts" {
+			body = fmt.Sprintf("<%[1]sResult>%[2]s</%[1]sResult>", c.Action, body)
+		}
+		w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
+		_, err := fmt.Fprintf(w, `<%[1]sResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><requestId>r-%[2]d</requestId>%[3]s</%[1]sResponse>`, c.Action, c.N, body)
+		return err
+	}
+	if b, ok := answer.(raw); ok {
+		for k, v := range b.header {
+			w.Header().Set(k, v)
+		}
+		_, err := w.Write(b.body)
+		return err
+	}
+	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+	if c.Action == "StartSnapshot" || c.Action == "PutSnapshotBlock" {
+		w.WriteHeader(http.StatusCreated)
+	} else if c.Action == "CompleteSnapshot" {
+		w.WriteHeader(http.StatusAccepted)
+	}
+	return json.NewEncoder(w).Encode(answer)
+}
+
+func (c *call) writeError(w http.ResponseWriter, e *Error) {
+	status := e.Status
+	if status == 0 {
+		status = 400
+	}
+	switch c.Service {
+	case "ec2", "sts":
+		w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
+		w.WriteHeader(status)
+		var code, msg bytes.Buffer
+		_ = xml.EscapeText(&code, []byte(e.Code)) // a bytes.Buffer does not fail
+		_ = xml.EscapeText(&msg, []byte(e.Message))
+		form := `<Response><Errors><Error><Code>%s</Code><Message>%s</Message></Error></Errors><RequestID>r-%d</RequestID></Response>`
+		if c.Service == "sts" {
+			form = `<ErrorResponse><Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error><RequestId>r-%d</RequestId></ErrorResponse>`
+		}
+		fmt.Fprintf(w, form, code.String(), msg.String(), c.N)
+	default:
+		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+		w.Header().Set("X-Amzn-ErrorType", e.Code)
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(map[string]string{"__type": e.Code, "message": e.Message})
+	}
+}
+
+func callerIdentity(c *call) (any, *Error) {
+	if err := c.begin(anything); err != nil {
+		return nil, err
+	}
+	type answer struct{ Arn, UserId, Account string }
+	return answer{c.s.caller(), "AIDATEST", c.s.o.Account}, nil
+}
+
+func (s *Server) caller() string { return "arn:aws:iam::" + s.o.Account + ":user/baker" }
