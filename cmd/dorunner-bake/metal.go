@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 
 	"github.com/dorunner/dorunner-bake/builder"
+	"github.com/dorunner/dorunner-bake/builder/metal"
 	"github.com/dorunner/dorunner-bake/images"
 )
 
@@ -34,8 +34,8 @@ Prints the path of each disk image. The disk is small and grows to its machine's
 			{name: "ssh-port", path: "metal.ssh_port", usage: "loopback port of the machine that bakes (vm; default: a free one)", value: 0},
 			{name: "ssh-timeout", path: "metal.ssh_timeout", usage: "how long the machine that bakes may take to answer (vm), such as 10m", value: ""},
 		},
-		cloud: func(context.Context, *images.Plan) (builder.Cloud, error) {
-			return nil, errors.New("this build cannot bake disk images")
+		cloud: func(_ context.Context, plan *images.Plan) (builder.Cloud, error) {
+			return metal.New(plan.Spec.Metal.Method), nil
 		},
 	}
 }
