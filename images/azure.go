@@ -24,8 +24,9 @@ type Azure struct {
 	Keep          int               `yaml:"keep"`
 	Tags          map[string]string `yaml:"tags"`
 	FromVHD       string            `yaml:"from_vhd"`
-	Cloud         string            `yaml:"cloud"` // public (default), government, china
-	Auth          string            `yaml:"auth"`  // default, cli, environment, managed-identity, workload-identity
+	Cloud         string            `yaml:"cloud"`    // public (default), government, china
+	Auth          string            `yaml:"auth"`     // default, cli, environment, managed-identity, workload-identity
+	Endpoint      string            `yaml:"endpoint"` // of a Resource Manager other than the cloud's own
 }
 
 // azureTarget is the row of the Azure target.

@@ -38,12 +38,14 @@ func bakeCmd(a *app, t target) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if o.FirstBoot, err = findFirstBoot(o.FirstBoot, plan.Spec.Image.Arch); err != nil {
-			return err
-		}
 		cloud, err := t.cloud(cmd.Context(), plan)
 		if err != nil {
 			return err
+		}
+		if o.FirstBoot == "" && !bakedElsewhere(cloud) {
+			if o.FirstBoot, err = findFirstBoot(plan.Spec.Image.Arch); err != nil {
+				return err
+			}
 		}
 		o.OutDir, o.BakeID = plan.Spec.Metal.Output, builder.NewBakeID()
 		a.bakeID.Store(&o.BakeID)
@@ -57,6 +59,16 @@ func bakeCmd(a *app, t target) *cobra.Command {
 		return err
 	}
 	return cmd
+}
+
+// bakedElsewhere says that the image is made from a disk that was baked before, first boot in it.
+func bakedElsewhere(cloud builder.Cloud) bool {
+	b, ok := cloud.(builder.Baked)
+	if !ok {
+		return false
+	}
+	_, elsewhere := b.BakedElsewhere()
+	return elsewhere
 }
 
 // result is the last event of --json.

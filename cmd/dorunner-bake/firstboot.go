@@ -1,7 +1,6 @@
 package main
 
 import (
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,14 +8,9 @@ import (
 	"path/filepath"
 )
 
-// machines are the architectures as an ELF file names them.
-var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
-
-// findFirstBoot finds the first-boot program for an architecture: the one that was named, or one beside this program.
-func findFirstBoot(named, arch string) (string, error) {
-	if named != "" {
-		return named, checkFirstBoot(named, arch)
-	}
+// findFirstBoot finds the first-boot program for an architecture beside this program. Whether it really is one, and for
+// that architecture, the engine checks.
+func findFirstBoot(arch string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("where this program is: %w", err)
@@ -25,36 +19,12 @@ func findFirstBoot(named, arch string) (string, error) {
 		self = real
 	}
 	name := "dorunner-firstboot-linux-" + arch
-	var found error
 	for _, name := range []string{name, "dorunner-firstboot"} {
 		file := filepath.Join(filepath.Dir(self), name)
-		err := checkFirstBoot(file, arch)
-		if err == nil {
-			return file, nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) && found == nil {
-			found = err
+		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+			return file, err
 		}
 	}
-	if found != nil {
-		return "", found
-	}
-	return "", fmt.Errorf("%s is not beside %s: unpack it there from the release, build it with `GOOS=linux GOARCH=%s go build -o %s ./cmd/dorunner-firstboot`, or name it with --firstboot FILE",
-		name, self, arch, name)
-}
-
-// checkFirstBoot says what keeps a file from being a program for Linux on an architecture.
-func checkFirstBoot(file, arch string) error {
-	f, err := elf.Open(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("first-boot program: %w", err)
-	}
-	if err != nil {
-		return fmt.Errorf("first-boot program %s: it is no Linux program", file)
-	}
-	defer f.Close()
-	if f.Machine != machines[arch] {
-		return fmt.Errorf("first-boot program %s: it is for %s, and the image is for %s: name one for it with --firstboot FILE", file, f.Machine, arch)
-	}
-	return nil
+	return "", fmt.Errorf("%s is not beside %s: unpack it there from the release, or build it "+
+		"(GOOS=linux GOARCH=%s go build -o %s ./cmd/dorunner-firstboot), or name it with --firstboot FILE", name, self, arch, name)
 }
