@@ -46,9 +46,9 @@ func send(t *testing.T, c *http.Client, method, url, body string, header ...stri
 }
 
 func TestAnswers(t *testing.T) {
-	s := gitlabtest.New(gitlabtest.Options{RegistrationTokens: []string{regToken}, PrivateToken: "pat", Prefix: "/ci"})
+	s := gitlabtest.New(gitlabtest.Options{RegistrationTokens: []string{regToken}, PrivateToken: "pat", Prefix: "/gitlab"})
 	token := s.AddRunner(gitlabtest.Runner{Description: "ui", Tags: []string{"a"}})
-	closed := gitlabtest.New(gitlabtest.Options{RegistrationTokens: []string{regToken}, RegistrationDisabled: true, Prefix: "/ci"})
+	closed := gitlabtest.New(gitlabtest.Options{RegistrationTokens: []string{regToken}, RegistrationDisabled: true, Prefix: "/gitlab"})
 	for _, tt := range []struct {
 		name         string
 		s            *gitlabtest.Server
@@ -76,7 +76,7 @@ func TestAnswers(t *testing.T) {
 		{"delete again", s, "DELETE", "/runners", `{"token":"` + token + `"}`, 403, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			status, body, err := send(t, &http.Client{Transport: tt.s.Transport()}, tt.method, "http://gitlab/ci/api/v4"+tt.path, tt.body)
+			status, body, err := send(t, &http.Client{Transport: tt.s.Transport()}, tt.method, "http://gitlab/gitlab/api/v4"+tt.path, tt.body)
 			if err != nil || status != tt.status || !strings.Contains(body, tt.want) {
 				t.Errorf("%d %s %v, want %d with %q", status, body, err, tt.status, tt.want)
 			}
@@ -96,16 +96,16 @@ func TestAnswers(t *testing.T) {
 
 func TestRefusesWhatItDoesNotKnow(t *testing.T) {
 	for _, tt := range []struct{ name, method, path, body string }{
-		{"path", "GET", "/ci/api/v4/projects", ""},
-		{"method", "PUT", "/ci/api/v4/runners", "{}"},
-		{"double slash", "POST", "/ci//api/v4/runners", "{}"},
+		{"path", "GET", "/gitlab/api/v4/projects", ""},
+		{"method", "PUT", "/gitlab/api/v4/runners", "{}"},
+		{"double slash", "POST", "/gitlab//api/v4/runners", "{}"},
 		{"outside the prefix", "POST", "/api/v4/runners", "{}"},
-		{"field", "POST", "/ci/api/v4/runners", `{"token":"t","tags":"x"}`},
-		{"system id", "POST", "/ci/api/v4/jobs/request", `{"token":"t","system_id":"mine"}`},
-		{"not JSON", "POST", "/ci/api/v4/runners", "token=x"},
+		{"field", "POST", "/gitlab/api/v4/runners", `{"token":"t","tags":"x"}`},
+		{"system id", "POST", "/gitlab/api/v4/jobs/request", `{"token":"t","system_id":"mine"}`},
+		{"not JSON", "POST", "/gitlab/api/v4/runners", "token=x"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := gitlabtest.New(gitlabtest.Options{Prefix: "/ci/"})
+			s := gitlabtest.New(gitlabtest.Options{Prefix: "/gitlab/"})
 			status, _, err := send(t, &http.Client{Transport: s.Transport()}, tt.method, "http://gitlab"+tt.path, tt.body)
 			if err != nil || status < 400 || status > 499 || len(s.Problems()) != 1 || s.Requests()[0].Problem == "" {
 				t.Errorf("%d %v, problems %q", status, err, s.Problems())

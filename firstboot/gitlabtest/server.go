@@ -28,7 +28,7 @@ type Options struct {
 	RegistrationTokens []string
 	// RegistrationDisabled answers 410 to every registration token: GitLab's default since 17.0.
 	RegistrationDisabled bool
-	// Prefix is the relative URL root, "/ci" for https://host/ci; empty for none.
+	// Prefix is the relative URL root, "/gitlab" for https://host/gitlab; empty for none.
 	Prefix string
 	// PrivateToken opens the read-only runner views (PRIVATE-TOKEN header); empty closes them.
 	PrivateToken string

@@ -34,7 +34,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	token := f.String("token", "", "authentication token (glrt-...) of a runner made in the UI")
 	tag := f.String("tag", "trivial", "tag of that runner")
 	registration := f.String("registration-token", "", "registration token to accept")
-	prefix := f.String("prefix", "", "relative URL root, such as /ci")
+	prefix := f.String("prefix", "", "relative URL root, such as /gitlab")
 	job := f.String("job", "", "queue one trivial job with this tag")
 	log := f.Bool("log", true, "print one line of JSON per request")
 	if err := f.Parse(args); err != nil {

@@ -37,7 +37,8 @@ type result struct {
 // client trusts the host's certificate from tls-ca-file or, as gitlab-runner does, from certs/HOST.crt beside the
 // configuration, in addition to the system's authorities.
 func (a *app) client(configFile, address, caFile string) (*client, error) {
-	u, err := url.Parse(strings.TrimRight(address, "/"))
+	// The "/ci" of addresses from before GitLab 8 is dropped, as gitlab-runner does.
+	u, err := url.Parse(strings.TrimSuffix(strings.TrimRight(address, "/"), "/ci"))
 	if err != nil || u.Host == "" {
 		return nil, fmt.Errorf("parsing url %q: only http or https scheme supported", address)
 	}

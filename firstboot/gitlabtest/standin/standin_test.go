@@ -181,7 +181,7 @@ func TestRegisterOutcomes(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.options.RegistrationTokens = []string{regToken}
-			tt.options.Prefix = "/ci"
+			tt.options.Prefix = "/gitlab"
 			s, url := gitlab(t, tt.options)
 			s.AddRunner(gitlabtest.Runner{Token: ui})
 			if tt.fault != nil {
@@ -192,7 +192,7 @@ func TestRegisterOutcomes(t *testing.T) {
 			}
 			tt.env["STANDIN_VERSION"] = tt.version
 			file := filepath.Join(t.TempDir(), "config.toml")
-			code, out := call(t, tt.env, documented(file, url+"/", tt.args...)...)
+			code, out := call(t, tt.env, documented(file, url+"/ci/", tt.args...)...)
 			if code != tt.code || !strings.Contains(out, tt.out) {
 				t.Errorf("exit %d, want %d with %q:\n%s", code, tt.code, tt.out, out)
 			}
