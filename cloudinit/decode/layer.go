@@ -18,6 +18,8 @@ type Layer struct {
 	Shown bool
 	// from gives the offset in the parent of an offset here.
 	from func(int) int
+	// starts are the offsets of the lines, once asked for.
+	starts []int
 }
 
 // Place is where something stands.
@@ -60,14 +62,18 @@ func lineOf(data []byte, off int) (line, col int, text string) {
 
 // Offset is the byte at a line and column, both from 1; col counts characters.
 func (l *Layer) Offset(line, col int) int {
-	off := 0
-	for ; line > 1; line-- {
-		i := bytes.IndexByte(l.Data[off:], '\n')
-		if i < 0 {
-			return len(l.Data)
+	if l.starts == nil {
+		l.starts = []int{0}
+		for i, c := range l.Data {
+			if c == '\n' {
+				l.starts = append(l.starts, i+1)
+			}
 		}
-		off += i + 1
 	}
+	if line > len(l.starts) {
+		return len(l.Data)
+	}
+	off := l.starts[max(line, 1)-1]
 	for ; col > 1 && off < len(l.Data) && l.Data[off] != '\n'; col-- {
 		_, n := utf8.DecodeRune(l.Data[off:])
 		off += n

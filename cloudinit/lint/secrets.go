@@ -12,27 +12,32 @@ import (
 	"github.com/dorunner/dorunner-bake/cloudinit/decode"
 )
 
-// secretForms are texts that are secrets wherever they stand; the last group is the secret.
+// secretForms are texts that are secrets wherever they stand; the last group of the form is the secret. A form is tried
+// only where one of the words stands.
 var secretForms = []struct {
-	what string
-	form *regexp.Regexp
+	what  string
+	words []string
+	form  *regexp.Regexp
 }{
-	{"a GitLab runner token", regexp.MustCompile(`\b(gl(?:rt|rtr)-[A-Za-z0-9_.-]{8,}|GR1348941[A-Za-z0-9_-]{8,})`)},
-	{"a GitLab access token", regexp.MustCompile(`\b(gl(?:pat|dt|cbt|ptt|agent)-[A-Za-z0-9_-]{16,})`)},
-	{"a GitHub token", regexp.MustCompile(`\b(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,})`)},
-	{"an AWS key", regexp.MustCompile(`\b((?:AKIA|ASIA)[0-9A-Z]{16})\b`)},
-	{"an AWS secret key", regexp.MustCompile(`(?i)aws_secret_access_key["']?\s*[=:]\s*["']?([A-Za-z0-9/+]{40})\b`)},
-	{"a private key", regexp.MustCompile(`(-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----)`)},
-	{"a Docker Hub token", regexp.MustCompile(`\b(dckr_pat_[A-Za-z0-9_-]{16,})`)},
-	{"a Slack token", regexp.MustCompile(`\b(xox[abprs]-[A-Za-z0-9-]{10,})`)},
-	{"a password on a command line", regexp.MustCompile(`docker\s+login\b[^\n|;&]*?\s(?:-p|--password)[ =]["']?([^\s"'$]{3,})`)},
-	{"a token on a command line", regexp.MustCompile(`--(?:registration-)?token[ =]["']?([^\s"'$<]{8,})`)},
-	{"a password in an address", regexp.MustCompile(`[a-z]://[^/\s:@"']+:([^/\s@"'$]{3,})@`)},
+	{"a GitLab runner token", []string{"glrt", "GR1348941"}, regexp.MustCompile(`\b(gl(?:rt|rtr)-[A-Za-z0-9_.-]{8,}|GR1348941[A-Za-z0-9_-]{8,})`)},
+	{"a GitLab access token", []string{"gl"}, regexp.MustCompile(`\b(gl(?:pat|dt|cbt|ptt|agent)-[A-Za-z0-9_-]{16,})`)},
+	{"a GitHub token", []string{"gh", "github_pat"}, regexp.MustCompile(`\b(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,})`)},
+	{"an AWS key", []string{"AKIA", "ASIA"}, regexp.MustCompile(`\b((?:AKIA|ASIA)[0-9A-Z]{16})\b`)},
+	{"an AWS secret key", []string{"secret_access_key", "SECRET_ACCESS_KEY"}, regexp.MustCompile(`(?i)aws_secret_access_key["']?\s*[=:]\s*["']?([A-Za-z0-9/+]{40})\b`)},
+	{"a private key", []string{"PRIVATE KEY"}, regexp.MustCompile(`(-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----)`)},
+	{"a Docker Hub token", []string{"dckr_pat"}, regexp.MustCompile(`\b(dckr_pat_[A-Za-z0-9_-]{16,})`)},
+	{"a Slack token", []string{"xox"}, regexp.MustCompile(`\b(xox[abprs]-[A-Za-z0-9-]{10,})`)},
+	{"a password on a command line", []string{"login"}, regexp.MustCompile(`docker\s+login\b[^\n|;&]*?\s(?:-p|--password)[ =]["']?([^\s"'$]{3,})`)},
+	{"a token on a command line", []string{"token"}, regexp.MustCompile(`--(?:registration-)?token[ =]["']?([^\s"'$<]{8,})`)},
+	{"a password in an address", []string{"://"}, regexp.MustCompile(`[a-z]://[^/\s:@"']+:([^/\s@"'$]{3,})@`)},
 }
 
 // scan finds secrets in any text.
 func (l *linter) scan(text *decode.Layer) {
 	for _, s := range secretForms {
+		if !slices.ContainsFunc(s.words, func(w string) bool { return bytes.Contains(text.Data, []byte(w)) }) {
+			continue
+		}
 		for _, m := range s.form.FindAllSubmatchIndex(text.Data, -1) {
 			start, end := m[len(m)-2], m[len(m)-1]
 			l.secret(text, start, string(text.Data[start:end]), s.what+" stands in plain sight")
@@ -62,13 +67,19 @@ var secretKeys = []struct {
 	secret func(string) bool
 }{
 	{regexp.MustCompile(`^password$`), notHash},
-	{regexp.MustCompile(`(^|\.)plain[_-]text[_-]passwd$`), any3},
+	{regexp.MustCompile(`^(users\[\d+\]|user)\.plain[_-]text[_-]passwd$`), any3},
 	{regexp.MustCompile(`^(users\[\d+\]|user)\.passwd$`), notHash},
 	{regexp.MustCompile(`^chpasswd\.users\[\d+\]\.password$`), notHash},
 	{regexp.MustCompile(`^(ubuntu_pro|ubuntu_advantage)\.token$`), any3},
 	{regexp.MustCompile(`^(rh_subscription\.password|lxd\.init\.trust_password|landscape\.client\.registration_key|chef\.(validation_key|encrypted_data_bag_secret))$`), any3},
 	{regexp.MustCompile(`^reporting\.[^.]+\.(consumer_secret|token_secret)$`), any3},
 	{regexp.MustCompile(`^autoinstall\.storage\.layout\.password$`), any3},
+}
+
+// secretTops are the top keys under which secretKeys and encoded files stand.
+var secretTops = map[string]bool{
+	"password": true, "user": true, "users": true, "chpasswd": true, "ubuntu_pro": true, "ubuntu_advantage": true, "rh_subscription": true,
+	"lxd": true, "landscape": true, "chef": true, "reporting": true, "autoinstall": true, "write_files": true,
 }
 
 func any3(v string) bool { return len(v) > 2 }
@@ -91,7 +102,9 @@ func (l *linter) secretNodes(d *document, n *yaml.Node, path string, depth int) 
 	switch n.Kind {
 	case yaml.MappingNode:
 		for k, v := range pairs(n) {
-			l.secretNodes(d, v, join(path, k.Value), depth+1)
+			if depth > 0 || secretTops[k.Value] {
+				l.secretNodes(d, v, join(path, k.Value), depth+1)
+			}
 		}
 		if enc := get(n, "encoding"); enc != nil && strings.HasPrefix(path, "write_files[") {
 			if c := get(n, "content"); c != nil && c.Kind == yaml.ScalarNode {
@@ -106,12 +119,15 @@ func (l *linter) secretNodes(d *document, n *yaml.Node, path string, depth int) 
 			l.secretNodes(d, c, path+fmt.Sprintf("[%d]", i), depth+1)
 		}
 	case yaml.ScalarNode:
+		if strings.HasPrefix(path, "write_files[") {
+			return // its text was scanned with the document's
+		}
 		for _, k := range secretKeys {
 			if k.path.MatchString(path) && k.secret(n.Value) {
 				l.secret(d.layer, d.off(n), n.Value, "the secret of "+path+" stands in plain sight")
 			}
 		}
-		if path == "chpasswd.list" || strings.HasPrefix(path, "chpasswd.list[") {
+		if strings.HasPrefix(path, "chpasswd.list") {
 			text := decode.Scalar(d.layer, n, "chpasswd.list")
 			off := 0
 			for line := range bytes.Lines(text.Data) {

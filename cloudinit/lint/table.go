@@ -100,7 +100,10 @@ func parseTable(text string) *key {
 		holders = append(holders[:depth+1], k)
 	}
 	for k, d := range refs {
-		k.keys, k.any, k.items = d.keys, d.any, d.items
+		k.keys, k.any = d.keys, d.any
+		if d.items != nil {
+			k.items = d.items
+		}
 		if k.words == nil {
 			k.words, k.dashes = d.words, d.dashes
 		}

@@ -47,6 +47,9 @@ func kindOf(n *yaml.Node) string {
 	if n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0 {
 		return "str"
 	}
+	if n.Value != "" && !strings.ContainsRune("~nNyYtTfFoO0123456789+-.", rune(n.Value[0])) {
+		return "str" // no implicit form begins so
+	}
 	switch v := n.Value; {
 	case form11Null.MatchString(v):
 		return "null"
