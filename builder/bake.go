@@ -318,6 +318,11 @@ func (b *bake) unchanged(ctx context.Context) error {
 
 func (b *bake) sayPlan(context.Context) error {
 	b.info("would bake %s for %s with %d container images, plan %.12s", b.plan.Spec.Image.OS, b.plan.Target, len(b.plan.Containers), b.plan.Hash)
+	if r, ok := b.cloud.(Rehearser); ok {
+		for _, call := range r.Rehearse(b.env) {
+			b.info("would call %s", call)
+		}
+	}
 	return errDone
 }
 

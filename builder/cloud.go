@@ -47,6 +47,11 @@ type Based interface {
 	Base() ManifestBase
 }
 
+// Rehearser is a Cloud that can say, after its Preflight, which calls a bake would make: one line each, in order.
+type Rehearser interface {
+	Rehearse(env *Env) []string
+}
+
 // Console is a Cloud that can show what its machine printed; shown when something fails.
 type Console interface {
 	ConsoleTail(ctx context.Context, env *Env) string
