@@ -5,6 +5,9 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
+	"time"
+
+	"github.com/dorunner/dorunner-bake/firstboot/runner"
 )
 
 // AWS is the target that bakes AMIs, in a temporary instance or from a disk of the metal target.
@@ -23,8 +26,9 @@ type AWS struct {
 	PrivateIP       bool              `yaml:"private_ip"`
 	SSHHost         string            `yaml:"ssh_host"`
 	SSHPort         int               `yaml:"ssh_port"`
-	Keep            int               `yaml:"keep"`    // images to keep of this name; 0 keeps all
-	Publish         string            `yaml:"publish"` // an SSM parameter that gets the image id, last
+	SSHTimeout      runner.Duration   `yaml:"ssh_timeout"` // how long the machine may take to answer; default 5m
+	Keep            int               `yaml:"keep"`        // images to keep of this name; 0 keeps all
+	Publish         string            `yaml:"publish"`     // an SSM parameter that gets the image id, last
 	TestBoot        bool              `yaml:"test_boot"`
 	DeprecateAfter  int               `yaml:"deprecate_after"` // days after which the image is deprecated; 0 never
 	Protect         bool              `yaml:"protect"`         // from being deregistered
@@ -41,7 +45,7 @@ var awsTarget = target{
 		if s.Image.Arch == "arm64" {
 			size = "t4g.xlarge"
 		}
-		fill(reflect.ValueOf(&s.AWS).Elem(), reflect.ValueOf(AWS{Sizes: []string{size}, SSHPort: 22}))
+		fill(reflect.ValueOf(&s.AWS).Elem(), reflect.ValueOf(AWS{Sizes: []string{size}, SSHPort: 22, SSHTimeout: runner.Duration(5 * time.Minute)}))
 		fill(reflect.ValueOf(&s.Image).Elem(), reflect.ValueOf(Image{DiskGB: minDiskGB}))
 		s.Fleet.defaults(s.AWS.Sizes)
 	},

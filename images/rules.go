@@ -169,7 +169,7 @@ func (r *rules) runner() {
 }
 
 func (r *rules) literal(path, instead string) {
-	r.warn(path, "the secret itself stands here, where everybody who reads the file reads it", "refer to it instead: "+instead)
+	r.warn(path, "the secret itself stands here, for everybody to read", "refer to it instead: "+instead)
 }
 
 // cloudDisk holds the root disk of a machine that will be a runner against the documented minimum.

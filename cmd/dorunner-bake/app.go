@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
@@ -51,13 +52,29 @@ func (a *app) spec() (s *images.Spec, dir string, err error) {
 	return s, filepath.Dir(file), nil
 }
 
-// plan reads the spec and decides everything for one target; overrides win over the file.
+// plan reads the spec, decides everything for one target and shows the warnings; overrides win over the file.
 func (a *app) plan(target string, overrides []images.Override, launch bool) (*images.Plan, error) {
 	s, dir, err := a.spec()
 	if err != nil {
 		return nil, err
 	}
-	return images.Resolve(s, target, images.Options{Overrides: overrides, AllowSmall: a.allowSmall, Launch: launch, Dir: dir})
+	plan, err := images.Resolve(s, target, images.Options{Overrides: overrides, AllowSmall: a.allowSmall, Launch: launch, Dir: dir})
+	if err != nil {
+		return nil, err
+	}
+	a.warn(plan.Warnings)
+	return plan, nil
+}
+
+// warn shows what is worth a second look in a spec that is right.
+func (a *app) warn(p images.Problems) {
+	if !a.json {
+		p.Render(a.err, colour(a.err))
+		return
+	}
+	for _, q := range p {
+		a.event(builder.Event{Time: time.Now().UTC(), Event: "warn", Message: q.Error()})
+	}
 }
 
 // specFlags are the flags of every verb that reads the spec.

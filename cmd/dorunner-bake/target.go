@@ -50,6 +50,8 @@ func commonFlags() []keyFlag {
 		{name: "docker-version", path: "image.docker.version", usage: `version of Docker Engine, or its beginning ("26.1")`, value: ""},
 		{name: "pull", path: "image.pull[]", usage: "another container image to have in the machine image (repeatable)", value: []string{}},
 		{name: "archive", path: "image.pull[]", usage: "container image to load from a docker-archive instead of pulling it, as `REF=FILE` (repeatable)", value: []string{}, parse: parseArchive},
+		{name: "login-user", path: "image.registry.username", usage: "login for pulling, never kept in the image: user name", value: ""},
+		{name: "login-password", path: "image.registry.password", usage: "login for pulling: where the password is, env:NAME or file:PATH", value: ""},
 		{name: "script", path: "image.scripts[]", usage: "a script of your own to run in the image, as root (repeatable)", value: []string{}, file: true},
 		{name: "out", path: "metal.output", usage: "directory for manifest.json, report.html and disk images", value: "", file: true},
 	}

@@ -49,7 +49,7 @@ TARGET is ` + strings.Join(images.Targets(), ", ") + `; by default those whose s
 				a.event(plan.Summary())
 				continue
 			}
-			a.report(plan.Warnings)
+			a.warn(plan.Warnings)
 			if i > 0 {
 				b.WriteString("---\n")
 			}
