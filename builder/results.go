@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 
 	"github.com/google/renameio/v2"
-
-	"github.com/dorunner/dorunner-bake/templates"
 )
 
 // The files that describe a bake, beside its image.
@@ -34,5 +32,3 @@ func writeResults(dir string, m *Manifest) error {
 	}
 	return nil
 }
-
-func renderReport(m *Manifest) ([]byte, error) { return templates.Render("report.html", m) }

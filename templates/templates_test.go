@@ -65,7 +65,7 @@ func TestScriptsAreNotTemplates(t *testing.T) {
 }
 
 func TestRenderRefusesUnknownKeys(t *testing.T) {
-	if _, err := templates.Render("report.html", map[string]any{}); err == nil {
+	if _, err := templates.Render("guest/prove.sh", map[string]any{}); err == nil {
 		t.Error("a missing key renders")
 	}
 	if _, err := templates.Render("no-such-file", nil); err == nil {
