@@ -56,7 +56,12 @@ func (p *Platform) spotNotice(ctx context.Context) (firstboot.Notice, bool) {
 	if json.Unmarshal([]byte(text), &action) != nil || action.Action == "" {
 		return firstboot.Notice{}, false
 	}
-	return firstboot.Notice{Kind: "spot", Deadline: action.Time}, true
+	return firstboot.Notice{Kind: "spot", Deadline: action.Time, Complete: func(ctx context.Context) error {
+		if err := p.letGo(ctx); !errors.Is(err, errNoGroup) { // a spot instance need not be in a group
+			return err
+		}
+		return nil
+	}}, true
 }
 
 // lifecycleNotice reads the state that the Auto Scaling group is bringing this instance to.
@@ -65,14 +70,17 @@ func (p *Platform) lifecycleNotice(ctx context.Context) (firstboot.Notice, bool)
 	if err != nil || !found || (state != "Terminated" && state != "Warmed:Terminated") {
 		return firstboot.Notice{}, false
 	}
-	return firstboot.Notice{Kind: "lifecycle", Heartbeat: p.heartbeat, Complete: func(ctx context.Context) error {
-		m, err := p.machine(ctx)
-		if err != nil {
-			return err
-		}
-		_, err = p.completeHook(ctx, m, m.terminateHook, "CONTINUE")
+	return firstboot.Notice{Kind: "lifecycle", Heartbeat: p.heartbeat, Complete: p.letGo}, true
+}
+
+// letGo completes the group's terminate hook, where one waits, so that a replacement is not held up.
+func (p *Platform) letGo(ctx context.Context) error {
+	m, err := p.machine(ctx)
+	if err != nil {
 		return err
-	}}, true
+	}
+	_, err = p.completeHook(ctx, m, m.terminateHook, "CONTINUE")
+	return err
 }
 
 // heartbeat asks the terminate hook for another of its timeouts.
@@ -144,7 +152,7 @@ func (p *Platform) autoscaling(m machine) *autoscaling.Client {
 		EndpointOptions: autoscaling.EndpointResolverOptions{UseDualStackEndpoint: p.metadata.dualStack()}})
 }
 
-var errNoGroup = &firstboot.Failure{Err: errors.New("the Auto Scaling group is unknown"), Final: true,
+var errNoGroup error = &firstboot.Failure{Err: errors.New("the Auto Scaling group is unknown"), Final: true,
 	Hint: "set InstanceMetadataTags to enabled, so that the tag " + tagGroup + " can be read"}
 
 // isNoAction recognizes the answer for a hook that the group does not have, or that waits for nobody.
