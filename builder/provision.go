@@ -150,15 +150,29 @@ func (b *bake) stopDocker(ctx context.Context) error {
 	return stop(ctx)
 }
 
-// fillImages pulls and loads the container images.
+// fillImages pulls and loads the container images. An archive may hold several.
 func (b *bake) fillImages(ctx context.Context) error {
 	var refs []string
+	loaded := map[string]string{} // what docker said, by archive
 	for _, p := range b.plan.Containers {
 		if p.Archive == "" {
 			refs = append(refs, p.Ref)
 			continue
 		}
-		if err := b.load(ctx, p); err != nil {
+		said, done := loaded[p.Archive]
+		if !done {
+			var err error
+			if said, err = b.load(ctx, p.Archive); err != nil {
+				return fmt.Errorf("load %s: %w", filepath.Base(p.Archive), err)
+			}
+			loaded[p.Archive] = said
+		}
+		err := b.exec(ctx, briefly, Command{Args: []string{"docker", "image", "inspect", "--format", "{{.Id}}", p.Ref}})
+		var exit *ExitError
+		if errors.As(err, &exit) {
+			return fmt.Errorf("%s does not hold %s; docker says: %s", filepath.Base(p.Archive), p.Ref, said)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -178,28 +192,22 @@ func (b *bake) fillImages(ctx context.Context) error {
 	})
 }
 
-// load sends an archive to the daemon, without a copy of it on the machine's disk.
-func (b *bake) load(ctx context.Context, p images.Pull) error {
-	f, err := os.Open(p.Archive)
+// load sends an archive to the daemon, without a copy of it on the machine's disk, and gives what docker said.
+func (b *bake) load(ctx context.Context, archive string) (said string, err error) {
+	f, err := os.Open(archive)
 	if err != nil {
-		return fmt.Errorf("archive of %s: %w", p.Ref, err)
+		return "", err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return fmt.Errorf("archive of %s: %w", p.Ref, err)
+		return "", err
 	}
-	src := &counting{Reader: f, told: func(done int64) { b.env.Progress.Count(p.Ref, done, info.Size(), "bytes") }}
+	name := filepath.Base(archive)
+	src := &counting{Reader: f, told: func(done int64) { b.env.Progress.Count(name, done, info.Size(), "bytes") }}
 	var out bytes.Buffer
-	if err := b.exec(ctx, transfers, Command{Args: []string{"docker", "load"}, Stdin: src, Stdout: &out}); err != nil {
-		return fmt.Errorf("load %s: %w", filepath.Base(p.Archive), err)
-	}
-	err = b.exec(ctx, briefly, Command{Args: []string{"docker", "image", "inspect", "--format", "{{.Id}}", p.Ref}})
-	var exit *ExitError
-	if errors.As(err, &exit) {
-		return fmt.Errorf("%s does not hold %s; docker says: %s", filepath.Base(p.Archive), p.Ref, strings.TrimSpace(out.String()))
-	}
-	return err
+	err = b.exec(ctx, transfers, Command{Args: []string{"docker", "load"}, Stdin: src, Stdout: &out})
+	return strings.TrimSpace(out.String()), err
 }
 
 // layerCount counts layers by the lines of docker pull.
