@@ -55,7 +55,7 @@ func archiveEntry(file, entry string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the archive cannot be read: %w", plainFileError(err))
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	var r io.Reader = f
 	if magic, _ := bufio.NewReader(f).Peek(2); len(magic) == 2 && magic[0] == 0x1f && magic[1] == 0x8b {
 		if _, err := f.Seek(0, io.SeekStart); err != nil {

@@ -30,6 +30,7 @@ type AWS struct {
 	Keep            int               `yaml:"keep"`        // images to keep of this name; 0 keeps all
 	Publish         string            `yaml:"publish"`     // an SSM parameter that gets the image id, last
 	TestBoot        bool              `yaml:"test_boot"`
+	KeepFailed      bool              `yaml:"keep_failed"`     // leave an image whose test boot failed
 	DeprecateAfter  int               `yaml:"deprecate_after"` // days after which the image is deprecated; 0 never
 	Protect         bool              `yaml:"protect"`         // from being deregistered
 	Tags            map[string]string `yaml:"tags"`

@@ -56,6 +56,7 @@ func (p Problems) Render(w io.Writer, colour bool) {
 		}
 		return code + s + reset
 	}
+	say := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
 	for _, q := range p {
 		kind, code := "error", red
 		if q.Warning {
@@ -73,14 +74,14 @@ func (p Problems) Render(w io.Writer, colour bool) {
 		if q.Hint != "" {
 			hint = "; " + q.Hint
 		}
-		fmt.Fprintf(w, "%s%s %s%s%s\n", where, paint(code, kind+":"), path, q.Message, hint)
+		say("%s%s %s%s%s\n", where, paint(code, kind+":"), path, q.Message, hint)
 		if q.Snippet == "" {
 			continue
 		}
 		line, caret, _ := strings.Cut(q.Snippet, "\n")
-		fmt.Fprintf(w, "    %s\n", line)
+		say("    %s\n", line)
 		if caret != "" {
-			fmt.Fprintf(w, "    %s\n", paint(code, caret))
+			say("    %s\n", paint(code, caret))
 		}
 	}
 }

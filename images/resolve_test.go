@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,8 +34,8 @@ func refused(t *testing.T, target, text string, o Options) Problems {
 	t.Helper()
 	s, _ := Load("dorunner.yaml", []byte(text))
 	_, err := Resolve(s, target, o)
-	p, ok := err.(Problems)
-	if !ok {
+	var p Problems
+	if !errors.As(err, &p) {
 		t.Fatalf("the error is %T: %v", err, err)
 	}
 	return p
@@ -375,7 +376,8 @@ func TestMinimums(t *testing.T) {
 		text := "runner: {name: n, url: 'https://x.y', token: 'env:T'}\n" + tt.spec
 		s, _ := Load("f", []byte(text))
 		p, err := Resolve(s, tt.target, Options{Launch: tt.launch})
-		found, _ := err.(Problems)
+		var found Problems
+		errors.As(err, &found)
 		if p != nil {
 			found = p.Warnings
 		}

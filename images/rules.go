@@ -159,7 +159,7 @@ func (r *rules) runner() {
 		validate = s.ValidateIdentity
 	}
 	for _, f := range validate() {
-		r.bad("runner."+f.Path, templateError(f.Message), f.Hint)
+		r.bad("runner."+f.Path, f.Message, f.Hint)
 	}
 	for path, secret := range s.Secrets() {
 		if secret.IsPlain() {

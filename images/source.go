@@ -74,12 +74,13 @@ func (s *source) problem(path, message, hint string) Problem {
 // problemAt places a message under a node of the file.
 func (s *source) problemAt(n *yaml.Node, path, message, hint string) Problem {
 	width := 1
-	if n.Kind == yaml.ScalarNode {
+	switch n.Kind {
+	case yaml.ScalarNode:
 		width = utf8.RuneCountInString(n.Value)
 		if n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 {
 			width += 2
 		}
-	} else if n.Kind == yaml.AliasNode {
+	case yaml.AliasNode:
 		width = utf8.RuneCountInString(n.Value) + 1
 	}
 	return s.problemIn(n.Line, n.Column, width, path, message, hint)
