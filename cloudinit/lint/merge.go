@@ -150,6 +150,12 @@ func combine(all []merger, old, with any) (any, error) {
 	case []any:
 		how := m.first("append", "prepend", "replace", "no_replace", "replace")
 		list, ok := with.([]any)
+		if text, is := with.(string); is && how != "replace" { // Python extends a list by a text's characters
+			ok = true
+			for _, r := range text {
+				list = append(list, string(r))
+			}
+		}
 		switch {
 		case !ok && how == "replace":
 			return with, nil

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dorunner/dorunner-bake/cloudinit/lint"
+	"github.com/dorunner/dorunner-bake/images"
+)
+
+// exitWarnings is lint's code for a file that works but should not stay so.
+const exitWarnings = 1
+
+// lintCmd judges any user-data.
+func lintCmd(a *app) *cobra.Command {
+	var o lint.Options
+	osName := images.DefaultOS
+	cmd := &cobra.Command{
+		Use:   "lint FILE|-",
+		Short: "Say what is wrong with user-data, ours or not, before a machine does",
+		Long: `Say what is wrong with user-data, network-config or meta-data. The file is taken apart as cloud-init would: base64, gzip,
+MIME, archives, templates, #cloud-config, scripts. Each finding stands where it is in the file.
+
+Exit codes: 0 nothing to say, 1 warnings, 2 errors.`,
+		Example: `  dorunner-bake lint user-data.yaml
+  dorunner-bake lint --os ubuntu-24.04 --target aws user-data
+  aws ec2 describe-instance-attribute --instance-id i-1 --attribute userData --query UserData.Value --output text | dorunner-bake lint -`,
+		Args: cobra.ExactArgs(1),
+	}
+	f := cmd.Flags()
+	f.StringVar(&osName, "os", osName, "operating system of the machine, whose cloud-init reads the file")
+	f.StringVar(&o.Cloud, "target", "", "aws, azure or metal: whose limit of size holds (default: warn about each)")
+	f.StringVar(&o.Kind, "kind", "", "user-data, network-config or meta-data (default: found out)")
+	f.BoolVar(&a.json, "json", false, "the findings as one JSON object, on standard output")
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		base, err := images.Resolve(&images.Spec{}, "metal", images.Options{Overrides: []images.Override{{Path: "image.os", Value: osName, From: "--os"}}})
+		if err != nil {
+			return err
+		}
+		o.CloudInit = base.Base.CloudInit
+		switch o.Kind {
+		case "", "user-data", "network-config", "meta-data":
+		default:
+			return usageError{fmt.Errorf("--kind %s is none of user-data, network-config and meta-data", o.Kind)}
+		}
+		data, err := a.read(args[0])
+		if err != nil {
+			return usageError{err}
+		}
+		r := lint.Lint(data, o)
+		if err := a.findings(args[0], r); err != nil {
+			return err
+		}
+		switch {
+		case r.Errors() > 0:
+			return exitError(exitUsage)
+		case len(r.Findings) > 0:
+			return exitError(exitWarnings)
+		}
+		return nil
+	}
+	return cmd
+}
+
+// findings prints a report.
+func (a *app) findings(file string, r *lint.Report) error {
+	if a.json {
+		e := json.NewEncoder(a.out)
+		e.SetEscapeHTML(false)
+		return e.Encode(r)
+	}
+	for _, f := range r.Findings {
+		if _, err := fmt.Fprint(a.out, f.Text(file)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read reads a file, or standard input for -.
+func (a *app) read(file string) ([]byte, error) {
+	if file == "-" {
+		return io.ReadAll(a.in)
+	}
+	return os.ReadFile(file)
+}
