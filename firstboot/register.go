@@ -233,12 +233,19 @@ var (
 	outputUnsent    = regexp.MustCompile(`dial tcp|x509:|tls:|no such host|connection refused`)
 )
 
+// rateWindow is the time over which GitLab counts requests (docs.gitlab.com/security/rate_limits).
+const rateWindow = time.Minute
+
 // classify reads what the register command printed: it exits 1 for everything.
 func classify(code int, out string) error {
 	reason := reasonIn(out)
 	if m := outputStatus.FindStringSubmatch(out); m != nil {
 		status, _ := strconv.Atoi(m[1])
-		return refused(status, http.StatusText(status), true, 0)
+		wait := time.Duration(0)
+		if status == http.StatusTooManyRequests {
+			wait = rateWindow // the output does not tell Retry-After
+		}
+		return refused(status, http.StatusText(status), true, wait)
 	}
 	switch {
 	case outputForbidden.MatchString(out):
