@@ -180,6 +180,15 @@ func TestAuditFindingFailsTheBakeAndNamesTheFile(t *testing.T) {
 	}
 }
 
+func TestErrorsOfCloudInitAreWarnings(t *testing.T) {
+	r := newRig(t, false)
+	r.guest.answer["wait.sh"] = "status: error\nwarning: cloud-init ended with errors: locale\n"
+	m, err := r.bake(t.Context())
+	if err != nil || len(m.Warnings) != 1 || m.Warnings[0] != "cloud-init ended with errors: locale" {
+		t.Errorf("%v, warnings %q", err, m.Warnings)
+	}
+}
+
 func TestUnchangedImageIsTheResult(t *testing.T) {
 	r := newRig(t, false)
 	r.found = true

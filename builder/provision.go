@@ -36,7 +36,14 @@ func (b *bake) provision(ctx context.Context) error {
 }
 
 func (b *bake) waitReady(ctx context.Context) error {
-	return b.script(ctx, installs, "wait.sh", Command{Env: []string{"WAIT_SECONDS=600"}})
+	var out bytes.Buffer
+	err := b.script(ctx, installs, "wait.sh", Command{Env: []string{"WAIT_SECONDS=600"}, Stdout: &out})
+	for l := range strings.Lines(out.String()) {
+		if text, found := strings.CutPrefix(l, "warning: "); found {
+			b.warn("%s", strings.TrimSpace(text))
+		}
+	}
+	return err
 }
 
 func (b *bake) installDocker(ctx context.Context) error {

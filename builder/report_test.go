@@ -52,7 +52,7 @@ func TestReport(t *testing.T) {
 		t.Error("a value was refused by the template's escaping")
 	}
 	m.Audit = []AuditFinding{{"/root/.ssh/id_rsa", "private key"}}
-	if page, err = renderReport(m); err != nil || !strings.Contains(string(page), "1 findings") || !strings.Contains(string(page), "/root/.ssh/id_rsa") {
+	if page, err = renderReport(m); err != nil || !strings.Contains(string(page), "1 found") || !strings.Contains(string(page), "/root/.ssh/id_rsa") {
 		t.Errorf("findings are not shown: %v", err)
 	}
 }

@@ -116,7 +116,7 @@ install)
             if apt-cache show docker-cli >/dev/null 2>&1; then set -- "$@" docker-cli; fi
         fi
         # Without apparmor's programs a kernel that has it lets no container start; without certificates none is pulled.
-        apt_get install "$@" apparmor ca-certificates
+        apt_get --allow-downgrades install "$@" apparmor ca-certificates
     fi
     if [ "$OFFLINE" != 1 ]; then
         systemctl start docker
