@@ -10,10 +10,10 @@ import (
 	"github.com/dorunner/dorunner-bake/templates"
 )
 
-// scripts lists the shell scripts by name.
+// scripts lists the shell scripts that guests run, by name.
 func scripts(t *testing.T) (names []string) {
 	t.Helper()
-	err := fs.WalkDir(templates.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(templates.FS(), "guest", func(name string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() && path.Ext(name) == ".sh" {
 			names = append(names, name)
 		}
