@@ -131,11 +131,12 @@ func get(t testing.TB, root, file string) string {
 // where is a Platform that answers at once.
 type where struct {
 	id      firstboot.Identity
+	err     error
 	notices chan firstboot.Notice
 }
 
 func (w where) Name() string                                          { return "nocloud" }
-func (w where) Identity(context.Context) (firstboot.Identity, error)  { return w.id, nil }
+func (w where) Identity(context.Context) (firstboot.Identity, error)  { return w.id, w.err }
 func (w where) Secret(context.Context, runner.Secret) (string, error) { return "", nil }
 func (w where) Notices(context.Context) <-chan firstboot.Notice       { return w.notices }
 
