@@ -230,18 +230,15 @@ func (c *layerCount) line(s string) {
 	case strings.Contains(s, "Pulling from "):
 		_, c.ref, _ = strings.Cut(s, "Pulling from ")
 		c.done, c.total = 0, 0
-		return
 	case what == "Pulling fs layer":
 		c.total++
 	case what == "Already exists":
 		c.total++
 		c.done++
-	case what == "Pull complete":
+	case what == "Pull complete": // by now all layers have been named
 		c.done++
-	default:
-		return
+		c.progress.Count(c.ref, c.done, c.total, "layers")
 	}
-	c.progress.Count(c.ref, c.done, c.total, "layers")
 }
 
 // customize runs the author's scripts, then Packer's provisioners.
