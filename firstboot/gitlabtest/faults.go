@@ -1,6 +1,7 @@
 package gitlabtest
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"strconv"
@@ -75,45 +76,41 @@ func (s *Server) fault(c *call) *Fault {
 	return nil
 }
 
-// before acts in place of the server: it answers, cuts the connection, or (nil) lets the server go on.
-func (f *Fault) before(w http.ResponseWriter, r *http.Request) *answer {
+// before acts in place of the server: with an answer of its own, by letting the server go on (neither), or by having
+// the connection cut.
+func (f *Fault) before(ctx context.Context) (instead *answer, goOn bool) {
 	switch f.Kind {
 	case Status:
 		a := failure(f.Status, strconv.Itoa(f.Status)+" "+http.StatusText(f.Status))
 		if f.Retry > 0 {
 			a.header = map[string]string{"Retry-After": strconv.Itoa(int((f.Retry + time.Second - 1) / time.Second))}
 		}
-		return &a
+		return &a, true
 	case HTML:
-		return &answer{status: http.StatusOK, page: "<!DOCTYPE html><html><head><title>Welcome to the hotel</title></head><body>Please log in.</body></html>"}
+		return &answer{status: http.StatusOK, page: "<!DOCTYPE html><html><head><title>Welcome to the hotel</title></head><body>Please log in.</body></html>"}, true
 	case Reset:
-		cut(w)
+		return nil, false
 	case Hang:
-		<-r.Context().Done()
-		cut(w)
+		<-ctx.Done()
+		return nil, false
 	case Slow:
 		t := time.NewTimer(f.Delay)
 		defer t.Stop()
 		select {
 		case <-t.C:
-		case <-r.Context().Done():
-			cut(w)
+		case <-ctx.Done():
+			return nil, false
 		}
 	}
-	return nil
+	return nil, true
 }
 
-// after acts on the server's answer, once it has done what was asked.
-func (f *Fault) after(w http.ResponseWriter, a *answer) {
-	switch f.Kind {
-	case Lost:
-		cut(w)
-	case ContentType:
-		if a.header == nil {
-			a.header = map[string]string{}
-		}
-		a.header["Content-Type"] = "text/plain"
+// after acts on the server's answer, once it has done what was asked; false has the connection cut instead.
+func (f *Fault) after(a *answer) bool {
+	if f.Kind == ContentType {
+		a.header = map[string]string{"Content-Type": "text/plain"}
 	}
+	return f.Kind != Lost
 }
 
 // cut resets the connection and does not return. A TLS connection cannot be told to reset; it is closed in mid-stream.

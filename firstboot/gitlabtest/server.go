@@ -121,22 +121,34 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // the client went away, or sent what nobody sends
 	}
 	c := &call{Request: Request{Time: s.opts.Now(), Method: r.Method, Path: strings.TrimPrefix(r.URL.Path, s.opts.Prefix), Body: string(body)}, r: r, body: body}
-	defer func() { s.log(c) }()
-
-	var a answer
-	if fault := s.fault(c); fault == nil {
-		a = s.answer(c)
-	} else {
-		c.Fault = fault.Kind.String()
-		if instead := fault.before(w, r); instead != nil {
-			a = *instead
-		} else {
-			a = s.answer(c)
-			fault.after(w, &a)
-		}
-	}
+	a, answered := s.respond(c)
 	c.Status = a.status
+	s.log(c) // before the client can know of it
+	if !answered {
+		cut(w)
+	}
 	s.write(w, a)
+}
+
+// respond is the answer that the first matching fault leaves of GitLab's; none when the connection is to be cut.
+func (s *Server) respond(c *call) (a answer, answered bool) {
+	fault := s.fault(c)
+	if fault == nil {
+		return s.answer(c), true
+	}
+	c.Fault = fault.Kind.String()
+	instead, goOn := fault.before(c.r.Context())
+	switch {
+	case !goOn:
+		return answer{}, false
+	case instead != nil:
+		return *instead, true
+	}
+	a = s.answer(c)
+	if !fault.after(&a) {
+		return answer{}, false
+	}
+	return a, true
 }
 
 // answer routes one call.
