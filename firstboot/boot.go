@@ -42,6 +42,7 @@ func (b *boot) pipeline() []step {
 		{"identity", nil, b.identify},                 // which machine is this? (the platform's word)
 		{"spec", nil, b.readSpec},                     // baked defaults < user-data < metadata; valid and complete
 		{"docker", nil, b.waitDocker},                 // a daemon answers
+		{"name", nil, b.nameIsOurs},                   // nobody else's container has it: better now than after registering
 		{"journal", b.journalIsOurs, b.startOver},     // a copy of another machine's journal means: start over
 		{"vault", b.vaultExists, b.makeVault},         // /secrets/vault.yml and vault.salt; never overwritten
 		{"system-id", b.hasSystemID, b.writeSystemID}, // the name under which GitLab tells this machine's manager
@@ -145,6 +146,13 @@ func (b *boot) failed(ctx context.Context, step string, err error) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
+	if b.journal != nil && !b.journal.Registering { // a container that may still be registering is waited for next time
+		if clean, cerr := b.hasNoLeftovers(ctx); cerr == nil && !clean {
+			if cerr := b.removeLeftovers(ctx); cerr != nil {
+				b.h.logf("%v", cerr)
+			}
+		}
+	}
 	if oerr := b.onFailure(ctx, reason); oerr != nil {
 		b.h.logf("on_failure: %s: %v", b.spec.OnFailure, oerr)
 	}

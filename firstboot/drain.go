@@ -16,7 +16,7 @@ const (
 	abortGrace     = 15 * time.Second // from SIGTERM to SIGKILL: the runner tells GitLab which jobs it lost, and removes their containers
 	unregisterTime = 15 * time.Second
 	heartbeatEvery = 20 * time.Second // a lifecycle hook's shortest timeout is 30 s
-	drainLook      = time.Second
+	drainLook      = 250 * time.Millisecond
 )
 
 // Drain gives this machine's runner back: no new jobs, running ones finish within limit (0: the spec's
@@ -146,7 +146,7 @@ func (b *boot) finishJobs(ctx context.Context, limit time.Duration, n Notice) (i
 }
 
 // endContainer lets the runner finish its jobs (SIGQUIT) for as long as limit, then has it abort them (SIGTERM), then
-// kills it. Over says that the limit was reached. Look is called about once a second while the jobs run.
+// kills it. Over says that the limit was reached. Look is called now and then while the jobs run.
 func (b *boot) endContainer(ctx context.Context, name string, limit time.Duration, look func(container)) (over bool, err error) {
 	for _, phase := range []struct {
 		signal string

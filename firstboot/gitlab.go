@@ -3,6 +3,7 @@ package firstboot
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -192,12 +193,13 @@ func (g *gitlab) transportFailure(err error) error {
 	var unknown x509.UnknownAuthorityError
 	var dns *net.DNSError
 	var op *net.OpError
+	var record tls.RecordHeaderError
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		f.Hint = fmt.Sprintf("this machine's clock says %s: check its time synchronization (timedatectl), then the server's certificate", g.now().UTC().Format(time.DateTime))
 	case errors.As(err, &unknown):
 		f.Hint = "add the authority to /usr/local/share/ca-certificates and run update-ca-certificates; a captive portal looks the same"
-	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		f.Final, f.Hint = true, "the server speaks http there: write the url with http://"
 	case errors.As(err, &dns):
 		f.Hint = "the name does not resolve: check the url and the machine's DNS"

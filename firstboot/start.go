@@ -65,6 +65,18 @@ func (b *boot) isDocumented(c container) bool {
 	})
 }
 
+// nameIsOurs refuses a machine on which another container has the runner's name.
+func (b *boot) nameIsOurs(ctx context.Context) error {
+	c, err := b.docker.inspect(ctx, b.spec.Name)
+	if isNotFound(err) || (err == nil && (c.Config.Labels[labelInstance] != "" || b.isDocumented(c))) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return final(fmt.Errorf("a container %s exists that is not this runner (image %s)", b.spec.Name, c.Config.Image), "remove or rename it: docker rm -v "+b.spec.Name)
+}
+
 // start makes the runner's container run. One of ours that was made from another spec, or on another machine, is
 // replaced; one that is somebody else's is not touched.
 func (b *boot) start(ctx context.Context) error {
@@ -79,8 +91,6 @@ func (b *boot) start(ctx context.Context) error {
 			return err
 		}
 		return b.docker.start(ctx, name)
-	case c.Config.Labels[labelInstance] == "":
-		return final(fmt.Errorf("a container %s exists that is not this runner (image %s)", name, c.Config.Image), "remove or rename it: docker rm -v "+name)
 	default:
 		b.h.logf("replacing the container %s: it was made for another spec or machine", name)
 		if c.State.Running && c.Config.Labels[labelInstance] == b.id.InstanceID { // another machine's has no jobs here
