@@ -269,7 +269,7 @@ func TestPreflightSaysAllAtOnce(t *testing.T) {
 	r.plan.Containers = append(r.plan.Containers, images.Pull{Ref: "x:1", Archive: "/no/such/archive.tar"})
 	r.fail = 1
 	_, err := r.bake(t.Context())
-	for _, want := range []string{"--firstboot", "NO_SUCH_VARIABLE_HERE is not set", "archive of x:1", "injected"} {
+	for _, want := range []string{"first-boot program", "NO_SUCH_VARIABLE_HERE is not set", "archive of x:1", "injected"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in: %v", want, err)
 		}
@@ -291,7 +291,7 @@ func mustSecret(t *testing.T, s string) runner.Secret {
 func TestFirstBootForAnotherMachineIsRefused(t *testing.T) {
 	r := newRig(t, false)
 	r.plan.Spec.Image.Arch = map[string]string{"amd64": "arm64", "arm64": "amd64"}[r.plan.Spec.Image.Arch]
-	if _, err := r.bake(t.Context()); err == nil || !strings.Contains(err.Error(), "the machine is "+r.plan.Spec.Image.Arch) {
+	if _, err := r.bake(t.Context()); err == nil || !strings.Contains(err.Error(), "the image is for "+r.plan.Spec.Image.Arch) {
 		t.Errorf("error: %v", err)
 	}
 }

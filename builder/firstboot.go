@@ -53,7 +53,7 @@ func checkFirstBoot(file, arch string) error {
 	if err != nil {
 		return fmt.Errorf("first-boot program %s: it is no Linux program", file)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if f.Machine != machines[arch] {
 		return fmt.Errorf("first-boot program %s: it is for %s, and the image is for %s: name one for it", file, f.Machine, arch)
 	}

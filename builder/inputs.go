@@ -6,7 +6,6 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
-	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -85,7 +84,7 @@ func (b *bake) hashInputs() error {
 		if text, err = templates.Read(n); err != nil {
 			break
 		}
-		fmt.Fprintf(sum, "\n%s %d\n%s", n, len(text), text)
+		_, _ = fmt.Fprintf(sum, "\n%s %d\n%s", n, len(text), text)
 	}
 	if err != nil {
 		return err
@@ -96,24 +95,12 @@ func (b *bake) hashInputs() error {
 	return nil
 }
 
-// readFirstBoot reads the first-boot program and makes sure that it runs on the machine that is baked.
+// readFirstBoot reads the first-boot program once it is sure to run on the machine that is baked.
 func readFirstBoot(file, arch string) ([]byte, error) {
-	machine, ok := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[arch]
-	if !ok {
-		return nil, fmt.Errorf("there is no dorunner-firstboot for architecture %q", arch)
+	if err := checkFirstBoot(file, arch); err != nil {
+		return nil, err
 	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("the first-boot program: %w; build it with `make build` or name it with --firstboot", err)
-	}
-	f, err := elf.NewFile(bytes.NewReader(data))
-	if err != nil {
-		return nil, fmt.Errorf("%s is no Linux program: %w; name a dorunner-firstboot for linux/%s with --firstboot", file, err, arch)
-	}
-	if f.Machine != machine {
-		return nil, fmt.Errorf("%s is for %s, the machine is %s: name a dorunner-firstboot for linux/%s with --firstboot", file, f.Machine, arch, arch)
-	}
-	return data, nil
+	return os.ReadFile(file)
 }
 
 // localSecret resolves a secret on the machine that bakes.
@@ -132,7 +119,7 @@ func localSecret(s runner.Secret) (string, error) {
 		data, err := os.ReadFile(s.Ref())
 		return strings.TrimRight(string(data), "\r\n"), err
 	}
-	return "", fmt.Errorf("%s cannot be read on the machine that bakes: use file: or env:", s)
+	return "", fmt.Errorf("%s cannot be read on the machine that bakes: name a file or an environment variable", s)
 }
 
 type unitFile struct {

@@ -205,7 +205,7 @@ func (b *bake) load(ctx context.Context, archive string) (said string, err error
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read
 	info, err := f.Stat()
 	if err != nil {
 		return "", err
