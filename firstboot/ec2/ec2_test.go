@@ -14,16 +14,17 @@ import (
 
 	"github.com/dorunner/dorunner-bake/firstboot"
 	"github.com/dorunner/dorunner-bake/firstboot/ec2"
+	"github.com/dorunner/dorunner-bake/firstboot/ec2/ec2test"
 	"github.com/dorunner/dorunner-bake/firstboot/runner"
 )
 
-func platform(c *cloud) *ec2.Platform {
-	return ec2.New(ec2.Options{Metadata: metadataTransport{c}, API: apiTransport{c}})
+func platform(c *ec2test.Cloud) *ec2.Platform {
+	return ec2.New(ec2.Options{Metadata: c.Metadata(), API: c.API()})
 }
 
 func TestIdentity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCloud(t)
+		c := ec2test.New(t)
 		p := platform(c)
 		want := firstboot.Identity{InstanceID: "i-0123", Region: "eu-west-1", Zone: "eu-west-1b", Hostname: "ip-10-0-0-1.eu-west-1.compute.internal",
 			Overlay: map[string]string{"name": "dataops-runner-dublin", "tags": "dublin,big"}}
@@ -31,91 +32,89 @@ func TestIdentity(t *testing.T) {
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%+v %v", got, err)
 		}
-		asked := c.asked
-		if _, err := p.Identity(t.Context()); err != nil || c.asked != asked {
+		asked := c.Asked
+		if _, err := p.Identity(t.Context()); err != nil || c.Asked != asked {
 			t.Errorf("a known identity is asked for again: %v", err)
 		}
 	})
 }
 
 func TestMetadataFaults(t *testing.T) {
-	fail := func(status int) func(*cloud, *http.Request) (*http.Response, error) {
-		return func(_ *cloud, r *http.Request) (*http.Response, error) { return answer(r, status, ""), nil }
+	fail := func(status int) func(*http.Request) (*http.Response, error) {
+		return func(r *http.Request) (*http.Response, error) { return ec2test.Answer(r, status, ""), nil }
 	}
 	for _, tt := range []struct {
 		name  string
-		spoil func(c *cloud)
+		spoil func(c *ec2test.Cloud)
 		err   string // empty for success
 		final bool
 		limit time.Duration
 	}{
-		{name: "tags switched off", spoil: func(c *cloud) {
-			for k := range c.paths {
+		{name: "tags switched off", spoil: func(c *ec2test.Cloud) {
+			for k := range c.Paths {
 				if strings.HasPrefix(k, "meta-data/tags") {
-					delete(c.paths, k)
+					delete(c.Paths, k)
 				}
 			}
 		}},
-		{name: "503 five times", limit: 20 * time.Second, spoil: func(c *cloud) {
+		{name: "503 five times", limit: 20 * time.Second, spoil: func(c *ec2test.Cloud) {
 			n := 0
-			c.fault = func(_ *cloud, r *http.Request) (*http.Response, error) {
+			c.Fault = func(r *http.Request) (*http.Response, error) {
 				if n++; n <= 5 {
-					return answer(r, 503, ""), nil
+					return ec2test.Answer(r, 503, ""), nil
 				}
 				return nil, nil
 			}
 		}},
-		{name: "503 for ever", spoil: func(c *cloud) { c.fault = fail(503) }, err: "no answer within 1m0s", final: true, limit: 65 * time.Second},
-		{name: "switched off", spoil: func(c *cloud) { c.fault = fail(403) }, err: "set HttpEndpoint to enabled", final: true},
-		{name: "IMDSv1 only", spoil: func(c *cloud) {
-			c.fault = func(_ *cloud, r *http.Request) (*http.Response, error) {
+		{name: "503 for ever", spoil: func(c *ec2test.Cloud) { c.Fault = fail(503) }, err: "no answer within 1m0s", final: true, limit: 65 * time.Second},
+		{name: "switched off", spoil: func(c *ec2test.Cloud) { c.Fault = fail(403) }, err: "set HttpEndpoint to enabled", final: true},
+		{name: "IMDSv1 only", spoil: func(c *ec2test.Cloud) {
+			c.Fault = func(r *http.Request) (*http.Response, error) {
 				if r.Method == http.MethodPut {
-					return answer(r, 405, ""), nil
+					return ec2test.Answer(r, 405, ""), nil
 				}
 				return nil, nil // the strict server fails the test when asked without a token
 			}
 		}, err: "is this machine on EC2", final: true, limit: 65 * time.Second},
-		{name: "refused", spoil: func(c *cloud) {
-			c.fault = func(_ *cloud, r *http.Request) (*http.Response, error) { return nil, refusedConnection(r) }
+		{name: "refused", spoil: func(c *ec2test.Cloud) {
+			c.Fault = func(r *http.Request) (*http.Response, error) { return nil, ec2test.Refused(r) }
 		}, err: "is this machine on EC2", final: true, limit: 65 * time.Second},
-		{name: "hangs", spoil: func(c *cloud) {
-			c.fault = func(_ *cloud, r *http.Request) (*http.Response, error) {
+		{name: "hangs", spoil: func(c *ec2test.Cloud) {
+			c.Fault = func(r *http.Request) (*http.Response, error) {
 				<-r.Context().Done()
 				return nil, r.Context().Err()
 			}
 		}, err: "is this machine on EC2", final: true, limit: 65 * time.Second},
-		{name: "slow", limit: 40 * time.Second, spoil: func(c *cloud) {
-			c.fault = func(_ *cloud, r *http.Request) (*http.Response, error) {
+		{name: "slow", limit: 40 * time.Second, spoil: func(c *ec2test.Cloud) {
+			c.Fault = func(r *http.Request) (*http.Response, error) {
 				time.Sleep(2 * time.Second)
 				return nil, nil
 			}
 		}},
-		{name: "IPv6 only", limit: 20 * time.Second, spoil: func(c *cloud) {
-			c.fault = func(_ *cloud, r *http.Request) (*http.Response, error) {
+		{name: "IPv6 only", limit: 20 * time.Second, spoil: func(c *ec2test.Cloud) {
+			c.Fault = func(r *http.Request) (*http.Response, error) {
 				if r.URL.Host == "169.254.169.254" {
 					time.Sleep(time.Second)
-					return nil, refusedConnection(r)
+					return nil, ec2test.Refused(r)
 				}
 				return nil, nil
 			}
 		}},
-		{name: "the token expires early", spoil: func(c *cloud) {
+		{name: "the token expires early", spoil: func(c *ec2test.Cloud) {
 			n := 0
-			c.fault = func(c *cloud, r *http.Request) (*http.Response, error) {
+			c.Fault = func(r *http.Request) (*http.Response, error) {
 				if n++; n == 4 {
-					c.mu.Lock()
-					c.tokens++
-					c.mu.Unlock()
+					c.Tokens++ // nobody else asks meanwhile
 				}
 				return nil, nil
 			}
 		}, limit: 5 * time.Second},
-		{name: "no identity document", spoil: func(c *cloud) { delete(c.paths, "dynamic/instance-identity/document") }, err: "has not the instance identity document", final: true},
-		{name: "HTML", spoil: func(c *cloud) { c.paths["dynamic/instance-identity/document"] = "<html>\nlog in" }, err: "names no instance"},
+		{name: "no identity document", spoil: func(c *ec2test.Cloud) { delete(c.Paths, "dynamic/instance-identity/document") }, err: "has not the instance identity document", final: true},
+		{name: "HTML", spoil: func(c *ec2test.Cloud) { c.Paths["dynamic/instance-identity/document"] = "<html>\nlog in" }, err: "names no instance"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := newCloud(t)
+				c := ec2test.New(t)
 				tt.spoil(c)
 				start := time.Now()
 				got, err := platform(c).Identity(t.Context())
@@ -140,28 +139,28 @@ func TestMetadataFaults(t *testing.T) {
 func TestSecret(t *testing.T) {
 	for _, tt := range []struct {
 		name, ref string
-		spoil     func(c *cloud)
+		spoil     func(c *ec2test.Cloud)
 		want, err string
 		final     bool
 	}{
 		{name: "parameter", ref: "ssm:/dorunner/token", want: "glrt-1"},
-		{name: "parameter, throttled", ref: "ssm:/dorunner/token", spoil: func(c *cloud) { c.throttled = 3 }, want: "glrt-1"},
+		{name: "parameter, throttled", ref: "ssm:/dorunner/token", spoil: func(c *ec2test.Cloud) { c.Throttled = 3 }, want: "glrt-1"},
 		{name: "missing parameter", ref: "ssm:/nothing", err: "no such secret in this region", final: true},
-		{name: "denied parameter", ref: "ssm:/dorunner/token", spoil: func(c *cloud) { c.denied = true }, err: "ssm:GetParameter", final: true},
+		{name: "denied parameter", ref: "ssm:/dorunner/token", spoil: func(c *ec2test.Cloud) { c.Denied = true }, err: "ssm:GetParameter", final: true},
 		{name: "secret", ref: "secretsmanager:dorunner", want: `{"token":"glrt-2","n":1}`},
 		{name: "secret's key", ref: "secretsmanager:dorunner#token", want: "glrt-2"},
 		{name: "secret's missing key", ref: "secretsmanager:dorunner#other", err: `no key "other"`, final: true},
 		{name: "secret's number", ref: "secretsmanager:dorunner#n", err: "not a text", final: true},
 		{name: "not an object", ref: "secretsmanager:plain#token", err: "not a JSON object", final: true},
 		{name: "missing secret", ref: "secretsmanager:nothing", err: "no such secret in this region", final: true},
-		{name: "no role", ref: "ssm:/dorunner/token", spoil: func(c *cloud) { delete(c.paths, "meta-data/iam/security-credentials/") }, err: "attach an instance profile", final: true},
+		{name: "no role", ref: "ssm:/dorunner/token", spoil: func(c *ec2test.Cloud) { delete(c.Paths, "meta-data/iam/security-credentials/") }, err: "attach an instance profile", final: true},
 		{name: "another cloud's", ref: "keyvault:https://v.vault.azure.net/secrets/t", err: "use ssm: or secretsmanager:", final: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := newCloud(t)
-				c.parameters = map[string]string{"/dorunner/token": "glrt-1"}
-				c.secrets = map[string]string{"dorunner": `{"token":"glrt-2","n":1}`, "plain": "glrt-3"}
+				c := ec2test.New(t)
+				c.Parameters = map[string]string{"/dorunner/token": "glrt-1"}
+				c.Secrets = map[string]string{"dorunner": `{"token":"glrt-2","n":1}`, "plain": "glrt-3"}
 				if tt.spoil != nil {
 					tt.spoil(c)
 				}
@@ -187,11 +186,11 @@ func TestSecret(t *testing.T) {
 
 func TestIPv6OnlyUsesDualStackEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCloud(t)
-		c.parameters = map[string]string{"/t": "v"}
-		c.fault = func(_ *cloud, r *http.Request) (*http.Response, error) {
+		c := ec2test.New(t)
+		c.Parameters = map[string]string{"/t": "v"}
+		c.Fault = func(r *http.Request) (*http.Response, error) {
 			if r.URL.Host == "169.254.169.254" {
-				return nil, refusedConnection(r)
+				return nil, ec2test.Refused(r)
 			}
 			return nil, nil
 		}
@@ -199,20 +198,20 @@ func TestIPv6OnlyUsesDualStackEndpoints(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if v, err := platform(c).Secret(t.Context(), ref); err != nil || v != "v" || !strings.HasSuffix(c.hosts[0], ".api.aws") {
-			t.Errorf("%q %v from %v", v, err, c.hosts)
+		if v, err := platform(c).Secret(t.Context(), ref); err != nil || v != "v" || !strings.HasSuffix(c.Hosts[0], ".api.aws") {
+			t.Errorf("%q %v from %v", v, err, c.Hosts)
 		}
 	})
 }
 
 func TestNotices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCloud(t)
-		c.hooks = []string{ec2.TerminateHook}
+		c := ec2test.New(t)
+		c.Hooks = []string{ec2.TerminateHook}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		notices := platform(c).Notices(ctx)
-		c.set("meta-data/autoscaling/target-lifecycle-state", "InService")
+		c.Set("meta-data/autoscaling/target-lifecycle-state", "InService")
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		select {
@@ -222,7 +221,7 @@ func TestNotices(t *testing.T) {
 		}
 
 		start := time.Now()
-		c.set("meta-data/spot/instance-action", `{"action":"terminate","time":"2030-01-02T03:04:05Z"}`)
+		c.Set("meta-data/spot/instance-action", `{"action":"terminate","time":"2030-01-02T03:04:05Z"}`)
 		n := <-notices
 		if n.Kind != "spot" || n.Deadline.Year() != 2030 || n.Heartbeat != nil || time.Since(start) > 5*time.Second {
 			t.Errorf("%+v after %s", n, time.Since(start))
@@ -231,9 +230,9 @@ func TestNotices(t *testing.T) {
 		if err := n.Complete(ctx); err != nil {
 			t.Error(err)
 		}
-		c.hooks = []string{ec2.TerminateHook}
+		c.Hooks = []string{ec2.TerminateHook}
 
-		c.set("meta-data/autoscaling/target-lifecycle-state", "Terminated")
+		c.Set("meta-data/autoscaling/target-lifecycle-state", "Terminated")
 		n = <-notices
 		if n.Kind != "lifecycle" {
 			t.Fatalf("%+v", n)
@@ -248,7 +247,7 @@ func TestNotices(t *testing.T) {
 			t.Errorf("a heartbeat without a hook: %v", err)
 		}
 		beat, done := "RecordLifecycleActionHeartbeat runners dorunner-terminate", "CompleteLifecycleAction runners dorunner-terminate CONTINUE"
-		if got := c.did("Lifecycle"); !slices.Equal(got, []string{done, beat, done, done, beat}) {
+		if got := c.Did("Lifecycle"); !slices.Equal(got, []string{done, beat, done, done, beat}) {
 			t.Errorf("%q", got)
 		}
 		time.Sleep(time.Minute)
@@ -265,23 +264,23 @@ func TestMarker(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		hooks []string
-		setup func(c *cloud)
+		setup func(c *ec2test.Cloud)
 		call  func(p *ec2.Platform, ctx context.Context) error
 		want  []string
 		err   string
 	}{
 		{name: "online in a group that waits", hooks: []string{"ours"}, call: (*ec2.Platform).Online, want: []string{"CompleteLifecycleAction runners ours CONTINUE"}},
 		{name: "online again", call: (*ec2.Platform).Online, want: []string{"CompleteLifecycleAction runners ours CONTINUE"}},
-		{name: "online without a group", setup: func(c *cloud) { delete(c.paths, "meta-data/tags/instance") }, call: (*ec2.Platform).Online},
-		{name: "online without permission", setup: func(c *cloud) { c.denied = true }, call: (*ec2.Platform).Online, want: []string{"CompleteLifecycleAction runners ours CONTINUE"}, err: "autoscaling:CompleteLifecycleAction"},
+		{name: "online without a group", setup: func(c *ec2test.Cloud) { delete(c.Paths, "meta-data/tags/instance") }, call: (*ec2.Platform).Online},
+		{name: "online without permission", setup: func(c *ec2test.Cloud) { c.Denied = true }, call: (*ec2.Platform).Online, want: []string{"CompleteLifecycleAction runners ours CONTINUE"}, err: "autoscaling:CompleteLifecycleAction"},
 		{name: "unhealthy while the hook waits", hooks: []string{"ours"}, call: unhealthy, want: []string{"CompleteLifecycleAction runners ours ABANDON"}},
 		{name: "unhealthy afterwards", call: unhealthy, want: []string{"CompleteLifecycleAction runners ours ABANDON", "SetInstanceHealth   Unhealthy"}},
-		{name: "unhealthy with tags off", setup: func(c *cloud) { delete(c.paths, "meta-data/tags/instance") }, call: unhealthy, want: []string{"SetInstanceHealth   Unhealthy"}},
+		{name: "unhealthy with tags off", setup: func(c *ec2test.Cloud) { delete(c.Paths, "meta-data/tags/instance") }, call: unhealthy, want: []string{"SetInstanceHealth   Unhealthy"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := newCloud(t)
-				c.hooks = tt.hooks
+				c := ec2test.New(t)
+				c.Hooks = tt.hooks
 				if tt.setup != nil {
 					tt.setup(c)
 				}
@@ -289,7 +288,7 @@ func TestMarker(t *testing.T) {
 				if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
 					t.Errorf("%v, want %q", err, tt.err)
 				}
-				if got := c.did(""); fmt.Sprint(got) != fmt.Sprint(tt.want) {
+				if got := c.Did(""); fmt.Sprint(got) != fmt.Sprint(tt.want) {
 					t.Errorf("%q, want %q", got, tt.want)
 				}
 			})

@@ -1,4 +1,7 @@
-package ec2_test
+// Package ec2test is EC2 around one instance, in this process: strict instance metadata (IMDSv2 at both addresses)
+// and the calls to Parameter Store, Secrets Manager and Auto Scaling that a first boot makes. What the real services
+// would refuse, or was not asked as they want it, fails the test.
+package ec2test
 
 import (
 	"encoding/json"
@@ -14,27 +17,30 @@ import (
 	"time"
 )
 
-// cloud is EC2 around one instance: strict IMDSv2 at both addresses, and the three services, in this process.
-type cloud struct {
-	t *testing.T
+// Cloud is EC2 around the instance i-0123 of the group "runners" in eu-west-1. Its exported fields are set before it
+// is used, and read when nobody uses it any more.
+type Cloud struct {
+	Paths  map[string]string // instance metadata below /latest/
+	Tokens int               // session tokens given out; only the last one is good
+	Asked  int               // requests to metadata
+	// Fault answers a request to metadata in its place, unless it returns neither an answer nor an error.
+	Fault func(r *http.Request) (*http.Response, error)
 
-	mu     sync.Mutex
-	paths  map[string]string // instance metadata below /latest/
-	tokens int               // session tokens given out; only the last one is good
-	asked  int               // requests to metadata
-	fault  func(c *cloud, r *http.Request) (*http.Response, error)
+	Parameters map[string]string
+	Secrets    map[string]string
+	Denied     bool     // the role may do nothing
+	Throttled  int      // answers of "too many" before the services work
+	Hooks      []string // lifecycle actions that wait
+	Hosts      []string // where the services were asked
 
-	parameters map[string]string
-	secrets    map[string]string
-	denied     bool
-	throttled  int      // answers of "too many" before the services work
-	hooks      []string // lifecycle actions that wait
-	calls      []string // what the services were asked
-	hosts      []string
+	t     testing.TB
+	mu    sync.Mutex
+	calls []string // what the services were asked
 }
 
-func newCloud(t *testing.T) *cloud {
-	return &cloud{t: t, paths: map[string]string{
+// New makes the cloud, with everything in place.
+func New(t testing.TB) *Cloud {
+	return &Cloud{t: t, Paths: map[string]string{
 		"dynamic/instance-identity/document":                `{"instanceId":"i-0123","region":"eu-west-1","availabilityZone":"eu-west-1b","accountId":"123456789012"}`,
 		"meta-data/local-hostname":                          "ip-10-0-0-1.eu-west-1.compute.internal",
 		"meta-data/tags/instance":                           "Name\naws:autoscaling:groupName\ndorunner:name\ndorunner:tags\ndorunner:launch_hook",
@@ -49,14 +55,15 @@ func newCloud(t *testing.T) *cloud {
 	}}
 }
 
-func (c *cloud) set(path, text string) {
+// Set changes what metadata says, while it is in use.
+func (c *Cloud) Set(path, text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.paths[path] = text
+	c.Paths[path] = text
 }
 
-// did lists the calls to services whose text contains part.
-func (c *cloud) did(part string) []string {
+// Did lists the calls to services whose text contains part.
+func (c *Cloud) Did(part string) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []string
@@ -68,20 +75,22 @@ func (c *cloud) did(part string) []string {
 	return out
 }
 
-// metadataTransport reaches instance metadata.
-type metadataTransport struct{ *cloud }
+// Metadata reaches instance metadata.
+func (c *Cloud) Metadata() http.RoundTripper { return metadata{c} }
 
-func (m metadataTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	c := m.cloud
+type metadata struct{ *Cloud }
+
+func (m metadata) RoundTrip(r *http.Request) (*http.Response, error) {
+	c := m.Cloud
 	c.mu.Lock()
-	c.asked++
-	fault := c.fault
+	c.Asked++
+	fault := c.Fault
 	c.mu.Unlock()
 	if h := r.URL.Host; h != "169.254.169.254" && h != "[fd00:ec2::254]" {
 		c.t.Errorf("metadata was looked for at %s", h)
 	}
 	if fault != nil {
-		if resp, err := fault(c, r); resp != nil || err != nil {
+		if resp, err := fault(r); resp != nil || err != nil {
 			return resp, err
 		}
 	}
@@ -91,31 +100,32 @@ func (m metadataTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	switch {
 	case !ok || r.Header.Get("X-Forwarded-For") != "":
 		c.t.Errorf("%s %s is not a request for metadata", r.Method, r.URL)
-		return answer(r, 400, ""), nil
+		return Answer(r, 400, ""), nil
 	case r.Method == http.MethodPut && path == "api/token":
 		if r.Header.Get("X-aws-ec2-metadata-token-ttl-seconds") == "" {
-			return answer(r, 400, ""), nil
+			return Answer(r, 400, ""), nil
 		}
-		c.tokens++
-		resp := answer(r, 200, fmt.Sprint("token-", c.tokens))
+		c.Tokens++
+		resp := Answer(r, 200, fmt.Sprint("token-", c.Tokens))
 		resp.Header.Set("X-aws-ec2-metadata-token-ttl-seconds", "300")
 		return resp, nil
 	case r.Method != http.MethodGet:
 		c.t.Errorf("%s %s is not a request for metadata", r.Method, r.URL)
-		return answer(r, 405, ""), nil
+		return Answer(r, 405, ""), nil
 	case r.Header.Get("X-aws-ec2-metadata-token") == "":
 		c.t.Errorf("%s was asked without a token: that is IMDSv1", path)
-		return answer(r, 401, ""), nil
-	case r.Header.Get("X-aws-ec2-metadata-token") != fmt.Sprint("token-", c.tokens):
-		return answer(r, 401, ""), nil
+		return Answer(r, 401, ""), nil
+	case r.Header.Get("X-aws-ec2-metadata-token") != fmt.Sprint("token-", c.Tokens):
+		return Answer(r, 401, ""), nil
 	}
-	if text, ok := c.paths[path]; ok {
-		return answer(r, 200, text), nil
+	if text, ok := c.Paths[path]; ok {
+		return Answer(r, 200, text), nil
 	}
-	return answer(r, 404, "not found"), nil
+	return Answer(r, 404, "not found"), nil
 }
 
-func answer(r *http.Request, status int, text string) *http.Response {
+// Answer is a response.
+func Answer(r *http.Request, status int, text string) *http.Response {
 	w := httptest.NewRecorder()
 	w.WriteHeader(status)
 	_, _ = w.WriteString(text) // into memory
@@ -124,15 +134,18 @@ func answer(r *http.Request, status int, text string) *http.Response {
 	return resp
 }
 
-func refusedConnection(r *http.Request) error {
+// Refused is what a connection to a closed port fails with.
+func Refused(r *http.Request) error {
 	return &url.Error{Op: r.Method, URL: r.URL.String(), Err: syscall.ECONNREFUSED}
 }
 
-// apiTransport reaches the services.
-type apiTransport struct{ *cloud }
+// API reaches the services.
+func (c *Cloud) API() http.RoundTripper { return api{c} }
 
-func (a apiTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	c := a.cloud
+type api struct{ *Cloud }
+
+func (a api) RoundTrip(r *http.Request) (*http.Response, error) {
+	c := a.Cloud
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b, err := io.ReadAll(r.Body)
@@ -140,7 +153,7 @@ func (a apiTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	service, _, _ := strings.Cut(r.URL.Host, ".")
-	c.hosts = append(c.hosts, r.URL.Host)
+	c.Hosts = append(c.Hosts, r.URL.Host)
 	if auth := r.Header.Get("Authorization"); !strings.Contains(auth, "Credential=AKID/") || !strings.Contains(auth, "/eu-west-1/"+service+"/aws4_request") || r.Header.Get("X-Amz-Security-Token") != "SESSION" {
 		c.t.Errorf("%s: not signed by the role for the region: %q", service, auth)
 	}
@@ -150,15 +163,15 @@ func (a apiTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	target := r.Header.Get("X-Amz-Target")
 	c.calls = append(c.calls, target+" "+string(b))
 	fail := func(status int, code, message string) (*http.Response, error) {
-		resp := answer(r, status, fmt.Sprintf(`{"__type":%q,"message":%q}`, code, message))
+		resp := Answer(r, status, fmt.Sprintf(`{"__type":%q,"message":%q}`, code, message))
 		resp.Header.Set("X-Amzn-ErrorType", code)
 		return resp, nil
 	}
-	if c.throttled > 0 {
-		c.throttled--
+	if c.Throttled > 0 {
+		c.Throttled--
 		return fail(400, "ThrottlingException", "Rate exceeded")
 	}
-	if c.denied {
+	if c.Denied {
 		return fail(400, "AccessDeniedException", "User: the-role is not authorized")
 	}
 	var in struct {
@@ -171,13 +184,13 @@ func (a apiTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	out := map[string]any{}
 	switch target {
 	case "AmazonSSM.GetParameter":
-		v, ok := c.parameters[in.Name]
+		v, ok := c.Parameters[in.Name]
 		if !ok || !in.WithDecryption {
 			return fail(400, "ParameterNotFound", "")
 		}
 		out["Parameter"] = map[string]any{"Name": in.Name, "Value": v, "Type": "SecureString"}
 	case "secretsmanager.GetSecretValue":
-		v, ok := c.secrets[in.SecretId]
+		v, ok := c.Secrets[in.SecretId]
 		if !ok {
 			return fail(400, "ResourceNotFoundException", "Secrets Manager can't find the specified secret.")
 		}
@@ -187,13 +200,13 @@ func (a apiTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return fail(400, "UnknownOperationException", target)
 	}
 	text, err := json.Marshal(out)
-	resp := answer(r, 200, string(text))
+	resp := Answer(r, 200, string(text))
 	resp.Header.Set("Content-Type", "application/x-amz-json-1.1")
 	return resp, err
 }
 
 // autoscaling is the three actions of the Auto Scaling API's query protocol.
-func (c *cloud) autoscaling(r *http.Request, body string) (*http.Response, error) {
+func (c *Cloud) autoscaling(r *http.Request, body string) (*http.Response, error) {
 	form, err := url.ParseQuery(body)
 	if err != nil {
 		return nil, err
@@ -204,19 +217,19 @@ func (c *cloud) autoscaling(r *http.Request, body string) (*http.Response, error
 		c.t.Errorf("%s for instance %q", action, form.Get("InstanceId"))
 	}
 	fail := func(code, message string) (*http.Response, error) {
-		return answer(r, 400, fmt.Sprintf(`<ErrorResponse xmlns="http://autoscaling.amazonaws.com/doc/2011-01-01/"><Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error><RequestId>1</RequestId></ErrorResponse>`, code, message)), nil
+		return Answer(r, 400, fmt.Sprintf(`<ErrorResponse xmlns="http://autoscaling.amazonaws.com/doc/2011-01-01/"><Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error><RequestId>1</RequestId></ErrorResponse>`, code, message)), nil
 	}
-	if c.denied {
+	if c.Denied {
 		return fail("AccessDenied", "User: the-role is not authorized")
 	}
 	switch action {
 	case "RecordLifecycleActionHeartbeat", "CompleteLifecycleAction":
 		waits := false
-		for i, h := range c.hooks {
+		for i, h := range c.Hooks {
 			if h == form.Get("LifecycleHookName") && form.Get("AutoScalingGroupName") == "runners" {
 				waits = true
 				if action == "CompleteLifecycleAction" {
-					c.hooks = append(c.hooks[:i:i], c.hooks[i+1:]...)
+					c.Hooks = append(c.Hooks[:i:i], c.Hooks[i+1:]...)
 				}
 				break
 			}
@@ -229,5 +242,5 @@ func (c *cloud) autoscaling(r *http.Request, body string) (*http.Response, error
 		c.t.Errorf("unknown action %s", action)
 		return fail("InvalidAction", action)
 	}
-	return answer(r, 200, fmt.Sprintf(`<%[1]sResponse xmlns="http://autoscaling.amazonaws.com/doc/2011-01-01/"><%[1]sResult/><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></%[1]sResponse>`, action)), nil
+	return Answer(r, 200, fmt.Sprintf(`<%[1]sResponse xmlns="http://autoscaling.amazonaws.com/doc/2011-01-01/"><%[1]sResult/><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></%[1]sResponse>`, action)), nil
 }
