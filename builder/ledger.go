@@ -67,7 +67,7 @@ var ErrLedgerHeld = errors.New("the bake that writes this ledger is still alive"
 
 // OpenLedger starts a ledger in file (its directory is made), or takes over the one that a killed bake left there:
 // then Entries tells what is in it, and Adopt says how to give that back. ErrLedgerHeld while its bake lives.
-func OpenLedger(file string) (*Ledger, error) { //nolint:gosec // a path below the user's own state directory
+func OpenLedger(file string) (*Ledger, error) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
