@@ -1,4 +1,6 @@
-package gitlabtest_test
+// Package simtest runs whole lives of machines in virtual time: the real boot, watch and drain on fake hosts, against
+// the GitLab-compatible server and EC2, all in one process.
+package simtest
 
 import (
 	"context"
@@ -15,12 +17,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/dorunner/dorunner-bake/firstboot"
 	"github.com/dorunner/dorunner-bake/firstboot/gitlabtest"
-	"github.com/dorunner/dorunner-bake/firstboot/runner"
 )
 
 // dockerd is a fake daemon on one fake host. Its runner container asks GitLab for a job once, as soon as it runs;
@@ -35,10 +35,13 @@ type dockerd struct {
 	output     string   // of the register container
 	exited     chan int // its exit code, once
 	kill       func()
-	answered   int // polls
+	answered   int           // polls
+	job        time.Duration // of the one running job, from SIGQUIT on; 0 for none
+	aborted    bool          // it did not get to its end
+	ended      time.Time     // when the runner's container did
 }
 
-var containerPath = regexp.MustCompile(`^/v[0-9.]+/containers/([^/]+)(?:/(json|start|update|wait|logs))?$`)
+var containerPath = regexp.MustCompile(`^/v[0-9.]+/containers/([^/]+)(?:/(json|start|update|wait|logs|kill))?$`)
 
 func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d.mu.Lock()
@@ -83,6 +86,17 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			go d.poll(m[1])
 		}
 		w.WriteHeader(204)
+	case m[2] == "kill":
+		if running, _ := d.containers[m[1]]["State"].(map[string]any)["Running"].(bool); !running {
+			say(409, map[string]string{"message": "Container " + m[1] + " is not running"})
+			return
+		}
+		if r.URL.Query().Get("signal") == "SIGQUIT" {
+			time.AfterFunc(d.job, func() { d.end(m[1], false) })
+		} else {
+			time.AfterFunc(time.Second, func() { d.end(m[1], d.job > 0) })
+		}
+		w.WriteHeader(204)
 	case m[2] == "wait":
 		exited := d.exited
 		d.mu.Unlock()
@@ -100,6 +114,16 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write(append(head, d.output...)) // into memory
 	default:
 		say(200, map[string]any{})
+	}
+}
+
+// end is the end of the runner's container.
+func (d *dockerd) end(name string, aborted bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if c := d.containers[name]; c != nil && d.ended.IsZero() {
+		c["State"] = map[string]any{"Status": "exited", "ExitCode": 0}
+		d.job, d.aborted, d.ended = 0, aborted, time.Now()
 	}
 }
 
@@ -164,6 +188,9 @@ func (d *dockerd) poll(name string) {
 func (d *dockerd) metrics(w http.ResponseWriter, _ *http.Request) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.job > 0 {
+		fmt.Fprintln(w, `gitlab_runner_jobs{executor_stage="docker_run",runner="t3_000001",stage="step_script",state="running"} 1`)
+	}
 	if d.answered > 0 {
 		fmt.Fprintf(w, "gitlab_runner_api_request_statuses_total{endpoint=\"request_job\",runner=\"t3_000001\",status=\"204\",system_id=\"s_000000000000\"} %d\n", d.answered)
 	}
@@ -184,133 +211,22 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, r.Context().Err()
 }
 
-type place struct{ id string }
-
-func (p place) Name() string { return "nocloud" }
-func (p place) Identity(context.Context) (firstboot.Identity, error) {
-	return firstboot.Identity{InstanceID: p.id}, nil
-}
-func (place) Secret(context.Context, runner.Secret) (string, error) { return "", nil }
-func (place) Notices(context.Context) <-chan firstboot.Notice       { return nil }
-
-// A thousand machines boot in the same second, and GitLab lets 600 register per minute: all come up, they ask little
-// more than once each, and those that were told to wait do not come back together.
-func TestThousandFirstBoots(t *testing.T) {
-	for _, tt := range []struct {
-		name, mode string
-		retries    int
-		ours       bool // the requests are this program's own to space; a register command has its own ways
-	}{
-		{"api", "api", 0, true},
-		{"container of 15.11", "container", 0, false},
-		{"container of 19.4", "container", 5, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			if testing.Short() && !tt.ours {
-				t.Skip("for its figures")
-			}
-			thousand(t, tt.mode, tt.retries, tt.ours)
-		})
-	}
-}
-
-func thousand(t *testing.T, mode string, retries int, ours bool) {
-	const machines, perMinute = 1000, 600
-	base := t.TempDir()
-	if _, err := os.Stat("/dev/shm"); err == nil { // ten thousand fsyncs are not what is tested
-		var err error
-		if base, err = os.MkdirTemp("/dev/shm", "boots-"); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { os.RemoveAll(base) })
-	}
-	synctest.Test(t, func(t *testing.T) {
-		gl := gitlabtest.New(gitlabtest.Options{RegistrationTokens: []string{regToken}, RegistrationsPerMinute: perMinute})
-		start := time.Now()
-		ended := make([]time.Duration, machines)
-		var wg sync.WaitGroup
-		for i := range machines {
-			h := fakeHost(t, filepath.Join(base, fmt.Sprint(i)), gl, mode, retries)
-			wg.Go(func() {
-				if err := firstboot.Boot(t.Context(), h, place{fmt.Sprintf("i-%04d", i)}); err != nil {
-					t.Errorf("machine %d: %v", i, err)
-				}
-				ended[i] = time.Since(start)
-			})
-		}
-		wg.Wait()
-		synctest.Wait()
-
-		if n := len(gl.Runners()); n != machines {
-			t.Errorf("%d runners for %d machines", n, machines)
-		}
-		if p := gl.Problems(); len(p) > 0 {
-			t.Errorf("%d problems, the first: %s", len(p), p[0])
-		}
-		const bucket = 5 * time.Second
-		var histogram []int
-		perSecond := map[int]int{}
-		registrations, refused, polls, others := 0, 0, 0, 0
-		for _, r := range gl.Requests() {
-			switch {
-			case r.Path == "/api/v4/jobs/request":
-				polls++
-				continue
-			case r.Path == "/api/v4/runners" && r.Status == http.StatusTooManyRequests:
-				refused++
-			case r.Path == "/api/v4/runners":
-				registrations++
-			default:
-				others++
-			}
-			at := r.Time.Sub(start)
-			for len(histogram) <= int(at/bucket) {
-				histogram = append(histogram, 0)
-			}
-			histogram[at/bucket]++
-			perSecond[int(at/time.Second)]++
-		}
-		asked := registrations + refused + others
-		last := time.Duration(0)
-		for _, e := range ended {
-			last = max(last, e)
-		}
-		t.Logf("%d machines online after %s; %.2f requests each to register (%d registered, %d told 429, %d others) and %.2f first polls",
-			machines, last.Round(time.Second), float64(asked)/machines, registrations, refused, others, float64(polls)/machines)
-		for i, n := range histogram {
-			t.Logf("%4ds %4d %s", i*5, n, strings.Repeat("#", (n+9)/10))
-		}
-		if got := float64(asked) / machines; ours && got > 2.2 {
-			t.Errorf("%.2f requests per machine, at most 2.2", got)
-		}
-		for s, n := range perSecond {
-			if ours && s > 0 && n > machines/20 {
-				t.Errorf("a wave: %d requests in second %d", n, s)
-			}
-		}
-		if last > 5*time.Minute {
-			t.Errorf("the last machine came up after %s", last)
-		}
-	})
-}
-
 // fakeHost is a machine with a spec, a fake dockerd, and GitLab in this process.
-func fakeHost(t *testing.T, root string, gl *gitlabtest.Server, mode string, retries int) *firstboot.Host {
+func fakeHost(t *testing.T, root string, gl *gitlabtest.Server, spec string) (*firstboot.Host, *dockerd) {
 	t.Helper()
-	spec := filepath.Join(root, firstboot.RunnerFile)
-	if err := os.MkdirAll(filepath.Dir(spec), 0o755); err != nil {
+	file := filepath.Join(root, firstboot.RunnerFile)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	text := "name: dataops-runner\ndescription: '{{.Name}}-{{.InstanceID}}'\nurl: http://gitlab\nregister: " + mode + "\ntoken: plain:" + regToken + "\n"
-	if err := os.WriteFile(spec, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(spec), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d := &dockerd{root: root, gitlab: gl.Transport(), retries: retries, containers: map[string]map[string]any{}}
+	d := &dockerd{root: root, gitlab: gl.Transport(), containers: map[string]map[string]any{}}
 	return &firstboot.Host{
 		Root: root, Socket: firstboot.DockerSocket, Docker: inProcess{d}, HTTP: gl.Transport(), Local: inProcess{http.HandlerFunc(d.metrics)},
-		Now: time.Now, Uptime: func() float64 { return 1 }, Getenv: func(string) string { return "" }, Console: io.Discard, Log: io.Discard,
+		Now: time.Now, Uptime: func() float64 { return 1 }, Getenv: func(string) string { return "" }, Console: io.Discard, Log: t.Output(),
 		Exec: func(_ context.Context, name string, _ ...string) (string, error) {
 			return "", fmt.Errorf("%s is not faked", name)
 		},
-	}
+	}, d
 }
