@@ -22,6 +22,7 @@ func TestLifeInAGroup(t *testing.T) {
 		scaleIn = "meta-data/autoscaling/target-lifecycle-state"
 		spot    = "meta-data/spot/instance-action"
 		shared  = "glrt-t3_sharedbymanymachin"
+		limit   = 10 * time.Minute
 	)
 	for _, tt := range []struct {
 		name    string
@@ -33,8 +34,8 @@ func TestLifeInAGroup(t *testing.T) {
 		fails   bool
 	}{
 		{name: "scale-in without a job", notice: scaleIn, within: 10 * time.Second},
-		{name: "scale-in with a job", notice: scaleIn, job: 20 * time.Minute, within: 21 * time.Minute},
-		{name: "scale-in with a job beyond the limit", notice: scaleIn, job: 10 * time.Hour, aborted: true, within: 61 * time.Minute},
+		{name: "scale-in with a job", notice: scaleIn, job: 5 * time.Minute, within: 6 * time.Minute},
+		{name: "scale-in with a job beyond the limit", notice: scaleIn, job: 10 * time.Hour, aborted: true, within: 11 * time.Minute},
 		{name: "scale-in while GitLab is down", notice: scaleIn, within: time.Minute, down: true, fails: true},
 		{name: "spot without a job", notice: spot, within: 10 * time.Second},
 		{name: "spot with a short job", notice: spot, job: 30 * time.Second, within: 40 * time.Second},
@@ -50,7 +51,7 @@ func TestLifeInAGroup(t *testing.T) {
 				cloud.Parameters = map[string]string{"/dorunner/token": shared}
 				cloud.Hooks = []string{"ours"} // the launch hook, by its tag
 				p := ec2.New(ec2.Options{Metadata: cloud.Metadata(), API: cloud.API()})
-				h, d := fakeHost(t, root, gl, "name: overridden\nurl: http://gitlab\ntoken: ssm:/dorunner/token\nregister: api\n")
+				h, d := fakeHost(t, root, gl, "name: overridden\nurl: http://gitlab\ntoken: ssm:/dorunner/token\nregister: api\ndrain_timeout: "+limit.String()+"\n")
 
 				if err := firstboot.Boot(ctx, h, p); err != nil {
 					t.Fatal(err)
@@ -95,7 +96,7 @@ func TestLifeInAGroup(t *testing.T) {
 				if len(runners) != 1 || (len(runners[0].Managers) == 0) == tt.down {
 					t.Errorf("the shared runner stays, this machine's manager goes: %+v", runners)
 				}
-				if beats := len(cloud.Did("Heartbeat")); tt.notice == scaleIn && beats < int(tt.job.Minutes()) && beats < 60 {
+				if beats := len(cloud.Did("Heartbeat")); tt.notice == scaleIn && beats < 2*int(min(tt.job, limit).Minutes()) {
 					t.Errorf("%d heartbeats for a job of %s", beats, tt.job)
 				}
 				if done := cloud.Did("Complete"); done[len(done)-1] != "CompleteLifecycleAction runners dorunner-terminate CONTINUE" || len(cloud.Hooks) != 0 {

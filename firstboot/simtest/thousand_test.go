@@ -3,6 +3,7 @@ package simtest
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -67,7 +68,7 @@ func thousand(t *testing.T, mode string, retries int, ours bool) {
 		var wg sync.WaitGroup
 		for i := range machines {
 			h, d := fakeHost(t, filepath.Join(base, fmt.Sprint(i)), gl, "name: dataops-runner\ndescription: '{{.Name}}-{{.InstanceID}}'\nurl: http://gitlab\nregister: "+mode+"\ntoken: plain:"+regToken+"\n")
-			d.retries = retries
+			h.Log, d.retries = io.Discard, retries
 			wg.Go(func() {
 				if err := firstboot.Boot(t.Context(), h, place{fmt.Sprintf("i-%04d", i)}); err != nil {
 					t.Errorf("machine %d: %v", i, err)
