@@ -53,6 +53,8 @@ var planted = map[string]struct{ content, finding string }{
 	"var/tmp/left":                          {"x", "temporary file"},
 	"var/log/journal/0123/system.journal":   {"x", "system journal"},
 	"var/log/auth.log":                      {"x", "log"},
+	"etc/iscsi/initiatorname.iscsi":         {"# a comment\nInitiatorName=iqn.2004-10.com.ubuntu:01:1\n", "iSCSI"},
+	"var/cache/pollinate/seeded":            {"", "seeded"},
 	"var/log/syslog.1":                      {"x", "log"},
 
 	"etc/dorunner/defaults.yaml":  {"concurrent: 8\n", ""},

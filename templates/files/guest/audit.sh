@@ -41,6 +41,10 @@ find "$ROOT/srv" "$ROOT/etc" "$ROOT/root" "$ROOT/home" -xdev -name .runner_syste
 name=$(cat "$ROOT/etc/hostname" 2>/dev/null || :)
 [ -z "$name" ] || [ "$name" = localhost ] || found "$ROOT/etc/hostname" "names the machine that was baked on: $name"
 if grep -q '^127\.0\.1\.1' "$ROOT/etc/hosts" 2>/dev/null; then found "$ROOT/etc/hosts" "names the machine that was baked on"; fi
+if grep -qs '^InitiatorName=' "$ROOT/etc/iscsi/initiatorname.iscsi"; then
+    found "$ROOT/etc/iscsi/initiatorname.iscsi" "iSCSI name of this machine"
+fi
+each "marks entropy as seeded" "$ROOT/var/cache/pollinate/seeded"
 each "rules for this machine's network cards" "$ROOT/etc/udev/rules.d/70-persistent-net.rules"
 
 # --- who may log in

@@ -37,7 +37,9 @@ if [ -d "$ROOT/var/lib/dbus" ]; then ln -sfn /etc/machine-id "$ROOT/var/lib/dbus
 rm -f "$ROOT"/etc/ssh/ssh_host_*_key "$ROOT"/etc/ssh/ssh_host_*_key.pub "$ROOT"/etc/ssh/ssh_host_*-cert.pub \
     "$ROOT"/var/lib/docker/engine-id "$ROOT"/var/lib/systemd/random-seed "$ROOT"/var/lib/systemd/credential.secret \
     "$ROOT"/srv/*/config/.runner_system_id "$ROOT"/etc/docker/key.json \
-    "$ROOT"/etc/iscsi/initiatorname.iscsi.bak "$ROOT"/etc/udev/rules.d/70-persistent-net.rules
+    "$ROOT"/var/cache/pollinate/seeded "$ROOT"/etc/udev/rules.d/70-persistent-net.rules
+iscsi=$ROOT/etc/iscsi/initiatorname.iscsi
+if grep -qs '^InitiatorName=' "$iscsi"; then echo GenerateName=yes >"$iscsi"; fi # anew at its first start
 
 # The name of the machine that was baked on, and what was added to /etc/hosts for it.
 name=$(cat "$ROOT/etc/hostname" 2>/dev/null || :)
