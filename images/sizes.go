@@ -173,7 +173,7 @@ func cores(n int) string {
 	return fmt.Sprintf("%d cores", n)
 }
 
-// sizeFor is the size that a spec's architecture and first size name, without judging.
+// archOf is the architecture of the first size, without judging it; the default when it is unknown.
 func archOf(list []string, table []Size) string {
 	if len(list) > 0 {
 		if s, ok := findSize(table, list[0]); ok {
