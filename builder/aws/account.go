@@ -14,7 +14,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
-	"github.com/aws/aws-sdk-go-v2/service/ebs"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
@@ -53,6 +52,7 @@ type account struct {
 	ec2 map[string]*ec2.Client
 	// unsure are the regions in which a call may have created something that we were never told of.
 	unsure map[string]bool
+	spared map[string]bool // resources that sweeps leave alone
 }
 
 func newAccount(cfg sdk.Config) *account {
@@ -68,7 +68,7 @@ func newAccount(cfg sdk.Config) *account {
 			})}, o.Retryables...)
 		})
 	}
-	return &account{cfg: cfg, ec2: map[string]*ec2.Client{}, unsure: map[string]bool{}}
+	return &account{cfg: cfg, ec2: map[string]*ec2.Client{}, unsure: map[string]bool{}, spared: map[string]bool{}}
 }
 
 func (a *account) in(region string) *ec2.Client {
@@ -86,8 +86,11 @@ func (a *account) ssm(region string) *ssm.Client {
 	return ssm.NewFromConfig(a.cfg, func(o *ssm.Options) { o.Region = region })
 }
 
-func (a *account) ebs(region string) *ebs.Client {
-	return ebs.NewFromConfig(a.cfg, func(o *ebs.Options) { o.Region = region })
+// spare keeps a resource from being swept: it is still of use.
+func (a *account) spare(id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.spared[id] = true
 }
 
 // creating is the context of a call that creates something: it outlives the bake's own, so that the answer with the id

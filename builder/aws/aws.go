@@ -26,8 +26,8 @@ type Options struct {
 	// Dial reaches the machine; default SSH.
 	Dial func(ctx context.Context, c ssh.Config) (builder.Guest, error)
 	// CallerIP tells the address that we have on the internet; default asks checkip.amazonaws.com.
-	CallerIP   func(ctx context.Context) (netip.Addr, error)
-	KeepFailed bool // leave an image whose test boot failed
+	CallerIP func(ctx context.Context) (netip.Addr, error)
+	Disk     string // a disk of the metal target to publish, instead of baking in a machine
 }
 
 // The times that a bake gives things.
@@ -37,7 +37,6 @@ const (
 	runLimit     = 10 * time.Minute
 	stopLimit    = 15 * time.Minute
 	imageLimit   = 2 * time.Hour
-	sshTimeout   = 5 * time.Minute
 )
 
 // Cloud is one bake in an AWS account.
@@ -46,6 +45,7 @@ type Cloud struct {
 	acct *account
 
 	region  string
+	hash    string // of what is in the image
 	name    string // of the image
 	family  string // names of the same template have it in common
 	base    types.Image
@@ -75,7 +75,11 @@ func New(o Options) *Cloud {
 	if o.CallerIP == nil {
 		o.CallerIP = callerIP
 	}
-	return &Cloud{o: o, acct: newAccount(o.Config), marked: map[string]bool{}}
+	c := &Cloud{o: o, acct: newAccount(o.Config), region: o.Config.Region, marked: map[string]bool{}}
+	if o.Disk != "" {
+		c.disk = openDisk(o.Disk)
+	}
+	return c
 }
 
 var (
@@ -84,6 +88,8 @@ var (
 	_ builder.TestBooter = (*Cloud)(nil)
 	_ builder.Console    = (*Cloud)(nil)
 	_ builder.Undoer     = (*Cloud)(nil)
+	_ builder.Rehearser  = (*Cloud)(nil)
+	_ builder.Baked      = (*Cloud)(nil)
 )
 
 // callerIP asks a service of Amazon's which address our packets come from.
@@ -112,7 +118,6 @@ const (
 	kindInstance = "aws instance"
 	kindGroup    = "aws security group"
 	kindImage    = "aws image"
-	kindSnapshot = "aws snapshot"
 )
 
 // Undoes says how to give back what a bake recorded, from its ledger alone.
@@ -126,20 +131,22 @@ func (c *Cloud) Undoes() map[string]builder.Undo {
 			return a.fresh(ctx, e, func(ctx context.Context) error { return a.terminate(ctx, e.Region, e.ID) })
 		},
 		kindGroup: func(ctx context.Context, e builder.Entry) error {
+			// A machine that we were never told of may be in it: machines first.
+			if err := a.sweep(ctx, e.Region, e.Attrs["bake"]); err != nil {
+				return err
+			}
 			return a.fresh(ctx, e, func(ctx context.Context) error { return a.deleteGroup(ctx, e.Region, e.ID) })
 		},
 		kindImage: func(ctx context.Context, e builder.Entry) error {
 			return a.fresh(ctx, e, func(ctx context.Context) error { return a.removeImage(ctx, e.Region, e.ID) })
 		},
-		kindSnapshot: func(ctx context.Context, e builder.Entry) error {
-			return a.fresh(ctx, e, func(ctx context.Context) error { return a.deleteSnapshot(ctx, e.Region, e.ID) })
-		},
+		kindUpload: c.adoptUpload,
 	}
 }
 
 // record writes a created resource to the ledger.
 func (c *Cloud) record(env *builder.Env, kind, region, id string) error {
-	return env.Ledger.Record(builder.Entry{Kind: kind, ID: id, Region: region}, c.Undoes()[kind])
+	return env.Ledger.Record(builder.Entry{Kind: kind, ID: id, Region: region, Attrs: map[string]string{"bake": env.BakeID}}, c.Undoes()[kind])
 }
 
 // begin records the bake in a region before anything is created there.

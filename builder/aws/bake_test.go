@@ -277,6 +277,14 @@ func (w *world) emptyOrNamed(n int, r result) {
 	}
 }
 
+// stride is 1; where time is short only every seventh call is interfered with.
+func stride() int {
+	if testing.Short() {
+		return 7
+	}
+	return 1
+}
+
 // TestInterference meddles with every single call of a bake with two copies.
 func TestInterference(t *testing.T) {
 	denied := &awstest.Error{Status: 403, Code: "UnauthorizedOperation", Message: "You are not authorized to perform this operation."}
@@ -295,7 +303,7 @@ func TestInterference(t *testing.T) {
 		{name: "cancelled", stop: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			for n := 1; ; n++ {
+			for n := 1; ; n += stride() {
 				reached := false
 				synctest.Test(t, func(t *testing.T) {
 					w := distributed(t, true)

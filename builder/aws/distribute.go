@@ -161,7 +161,7 @@ func (c *Cloud) finish(ctx context.Context, _ *builder.Env, region string, image
 func (c *Cloud) keepSnapshots(env *builder.Env, images []types.Image) {
 	for _, i := range images {
 		for _, s := range snapshotsOf(i) {
-			if err := env.Ledger.Keep(kindSnapshot, s); err != nil {
+			if err := env.Ledger.Keep(kindUpload, s); err != nil {
 				env.Progress.Warn("ledger: %v", err)
 			}
 		}

@@ -54,7 +54,7 @@ func (c *Cloud) Launch(ctx context.Context, env *builder.Env) (builder.Guest, er
 	if err != nil {
 		return nil, err
 	}
-	c.guest, err = c.o.Dial(ctx, ssh.Config{Addr: addr, User: env.Plan.Base.AdminUser, Signer: client.Signer, HostKey: host.Signer.PublicKey(), Timeout: sshTimeout})
+	c.guest, err = c.o.Dial(ctx, ssh.Config{Addr: addr, User: env.Plan.Base.AdminUser, Signer: client.Signer, HostKey: host.Signer.PublicKey(), Timeout: time.Duration(env.Plan.Spec.AWS.SSHTimeout)})
 	if err != nil && ctx.Err() == nil {
 		return nil, fmt.Errorf("%w; check that the network lets us reach port %d (%s), and the console output of %s", err, env.Plan.Spec.AWS.SSHPort, c.whoMayConnect(env), id)
 	}

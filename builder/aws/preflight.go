@@ -25,11 +25,22 @@ type place struct {
 
 // Preflight asks everything that can be asked without creating anything, and tells all that is wrong at once.
 func (c *Cloud) Preflight(ctx context.Context, env *builder.Env) error {
-	c.region = c.acct.cfg.Region
 	now := time.Now()
 	c.expires = now.Add(lifetime)
+	c.hash = env.Plan.Hash
+	if c.disk != nil {
+		if c.disk.err != nil {
+			return c.disk.err
+		}
+		c.hash = c.disk.hash()
+		if c.disk.resume != nil { // it is this bake's now, to finish or to give back
+			if err := c.recordUpload(env, c.disk.resume); err != nil {
+				return err
+			}
+		}
+	}
 	var err error
-	if c.name, err = env.Plan.ImageName(env.Plan.Hash, now); err != nil {
+	if c.name, err = env.Plan.ImageName(c.hash, now); err != nil {
 		return err
 	}
 	if c.family, err = env.Plan.ImageName("", time.Unix(0, 0)); err != nil {
@@ -51,7 +62,7 @@ func (c *Cloud) Preflight(ctx context.Context, env *builder.Env) error {
 		return err
 	}
 	if c.disk != nil {
-		return c.disk.check()
+		return c.checkDisk(ctx, env)
 	}
 	// With what was found, the real request as a rehearsal.
 	_, err = c.run(ctx, env, c.places[0], a.Spot, true)
@@ -76,7 +87,7 @@ func together(ctx context.Context, env *builder.Env, checks []func(context.Conte
 // not of this plan.
 func (c *Cloud) findBase(ctx context.Context, env *builder.Env) error {
 	base, a := env.Plan.Base, env.Plan.Spec.AWS
-	names := nameFilters(env)
+	names := c.nameFilters(env)
 	arch := map[string]types.ArchitectureValues{"amd64": types.ArchitectureValuesX8664, "arm64": types.ArchitectureValuesArm64}[env.Plan.Spec.Image.Arch]
 	// By owner, never by name alone: anybody may publish an image of any name.
 	in := &ec2.DescribeImagesInput{Owners: []string{"self"}, Filters: []types.Filter{filter("name", names...)}, IncludeDeprecated: sdk.Bool(true)}
@@ -96,13 +107,13 @@ func (c *Cloud) findBase(ctx context.Context, env *builder.Env) error {
 			}
 			continue
 		}
-		if finished(i) && tagOf(i.Tags, tagPlan) == env.Plan.Hash {
+		if finished(i) && tagOf(i.Tags, tagPlan) == c.hash {
 			c.found = append(c.found, i)
 		}
 		if sdk.ToString(i.Name) != c.name {
 			continue
 		}
-		if tagOf(i.Tags, tagPlan) != env.Plan.Hash {
+		if tagOf(i.Tags, tagPlan) != c.hash {
 			return fmt.Errorf("the name %s is taken by %s, an image of something else: choose another with --name, or have {{.Hash}} in it", c.name, *i.ImageId)
 		}
 		c.name += "-" + env.BakeID[max(0, len(env.BakeID)-6):] // baked anew although it exists
@@ -138,9 +149,9 @@ func (c *Cloud) findBase(ctx context.Context, env *builder.Env) error {
 }
 
 // nameFilters match every name that an image of this plan may have been given, whenever it was baked.
-func nameFilters(env *builder.Env) []string {
+func (c *Cloud) nameFilters(env *builder.Env) []string {
 	day := time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
-	name, err := env.Plan.ImageName(env.Plan.Hash, day)
+	name, err := env.Plan.ImageName(c.hash, day)
 	if err != nil { // the caller has rendered it before
 		return nil
 	}
@@ -328,7 +339,7 @@ func (c *Cloud) Find(ctx context.Context, env *builder.Env) (builder.Artifact, b
 	for i, r := range copies {
 		checks = append(checks, func(ctx context.Context, env *builder.Env) error {
 			have, err := c.acct.images(ctx, r, &ec2.DescribeImagesInput{Owners: []string{"self"}, IncludeDeprecated: sdk.Bool(true),
-				Filters: []types.Filter{filter("tag:"+tagPlan, env.Plan.Hash), filter("name", nameFilters(env)...)}})
+				Filters: []types.Filter{filter("tag:"+tagPlan, c.hash), filter("name", c.nameFilters(env)...)}})
 			have = slices.DeleteFunc(have, func(i types.Image) bool { return !finished(i) })
 			if err == nil && len(have) > 0 {
 				all[1+i] = newest(have)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -241,7 +242,7 @@ func (a *account) remove(ctx context.Context, l Left) error {
 // something new may stay hidden.
 func (a *account) sweep(ctx context.Context, region, bakeID string) error {
 	a.mu.Lock()
-	unsure := a.unsure[region]
+	unsure, spared := a.unsure[region], maps.Clone(a.spared)
 	a.mu.Unlock()
 	began := time.Now()
 	return insist(ctx, func(ctx context.Context) (bool, error) {
@@ -249,6 +250,7 @@ func (a *account) sweep(ctx context.Context, region, bakeID string) error {
 		if err != nil {
 			return false, err
 		}
+		list = slices.DeleteFunc(list, func(l Left) bool { return spared[l.ID] })
 		var errs []error
 		for _, l := range list {
 			if err := a.remove(ctx, l); err != nil {

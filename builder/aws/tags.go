@@ -28,7 +28,7 @@ func (c *Cloud) tags(env *builder.Env) map[string]string {
 	}
 	t["Name"] = c.name
 	t[tagBake] = env.BakeID
-	t[tagPlan] = env.Plan.Hash
+	t[tagPlan] = c.hash
 	t[tagExpires] = c.expires.UTC().Format(time.RFC3339)
 	return t
 }

@@ -67,7 +67,7 @@ func (c *Cloud) TestBoot(ctx context.Context, env *builder.Env, a builder.Artifa
 	} else {
 		err = errors.Join(err, endErr)
 	}
-	if err != nil && c.o.KeepFailed && ctx.Err() == nil {
+	if err != nil && env.Plan.Spec.AWS.KeepFailed && ctx.Err() == nil {
 		if keepErr := c.keepFailed(ctx, env, a); keepErr != nil {
 			return errors.Join(err, keepErr)
 		}

@@ -5,7 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"io"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -19,13 +19,22 @@ const BlockSize = 512 << 10
 type blocks struct {
 	file   *os.File
 	sums   map[int][32]byte // of the blocks that this snapshot or its parent was given
-	fresh  int              // how many of them it was given itself
-	puts   int
+	own    map[int]bool     // those that it was given itself
 	sealed bool
 }
 
 func (b *blocks) close() {
 	_ = b.file.Close() // a file of the test's own that nobody reads any more
+}
+
+// linear is the checksum of the checksums of the blocks that were put, in their order.
+func (b *blocks) linear() string {
+	h := sha256.New()
+	for _, i := range slices.Sorted(maps.Keys(b.own)) {
+		sum := b.sums[i]
+		h.Write(sum[:])
+	}
+	return base64.StdEncoding.EncodeToString(h.Sum(nil))
 }
 
 func ebsAction(method string, path []string) string {
@@ -83,7 +92,7 @@ func startSnapshot(c *call) (any, *Error) {
 			return nil, c.refuse("InternalServerException", "%v", err)
 		}
 		_ = os.Remove(f.Name()) // it lives as long as it is open
-		b := &blocks{file: f, sums: map[int][32]byte{}}
+		b := &blocks{file: f, sums: map[int][32]byte{}, own: map[int]bool{}}
 		sn := &snapshot{meta: c.s.newMeta("snap", tags), size: in.VolumeSize, desc: in.Description, encrypted: in.Encrypted != nil && *in.Encrypted, blocks: b}
 		if in.ParentSnapshotId != "" {
 			p, perr := c.r.snapshot(in.ParentSnapshotId)
@@ -95,11 +104,16 @@ func startSnapshot(c *call) (any, *Error) {
 			case p.size > in.VolumeSize:
 				return nil, c.refuse("ValidationException", "the volume is smaller than its parent's")
 			}
-			if _, err := io.Copy(f, io.NewSectionReader(p.blocks.file, 0, int64(p.size)<<30)); err != nil {
-				return nil, c.refuse("InternalServerException", "%v", err)
-			}
+			block := make([]byte, BlockSize)
 			for i, sum := range p.blocks.sums {
 				b.sums[i] = sum
+				_, err := p.blocks.file.ReadAt(block, int64(i)*BlockSize)
+				if err == nil {
+					_, err = f.WriteAt(block, int64(i)*BlockSize)
+				}
+				if err != nil {
+					return nil, c.refuse("InternalServerException", "%v", err)
+				}
 			}
 			sn.encrypted = p.encrypted
 		}
@@ -130,7 +144,7 @@ func putBlock(c *call) (any, *Error) {
 		return nil, ferr
 	}
 	h := c.http.Header
-	sum := sha256.Sum256(c.body)
+	sum := c.sum
 	index, err := strconv.Atoi(c.path[3])
 	switch {
 	case sn.blocks.sealed:
@@ -146,7 +160,7 @@ func putBlock(c *call) (any, *Error) {
 		return nil, c.refuse("InternalServerException", "%v", err)
 	}
 	sn.blocks.sums[index] = sum
-	sn.blocks.puts++
+	sn.blocks.own[index] = true
 	return raw{header: map[string]string{"X-Amz-Checksum": h.Get("X-Amz-Checksum"), "X-Amz-Checksum-Algorithm": "SHA256"}}, nil
 }
 
@@ -166,8 +180,11 @@ func completeSnapshot(c *call) (any, *Error) {
 		return nil, ferr
 	}
 	h := c.http.Header
-	if n, err := strconv.Atoi(h.Get("X-Amz-Changedblockscount")); err != nil || n != sn.blocks.puts {
-		return nil, c.refuse("ValidationException", "%d blocks were put, not %s", sn.blocks.puts, h.Get("X-Amz-Changedblockscount"))
+	if n, err := strconv.Atoi(h.Get("X-Amz-Changedblockscount")); err != nil || n != len(sn.blocks.own) {
+		return nil, c.refuse("ValidationException", "%d blocks were put, not %s", len(sn.blocks.own), h.Get("X-Amz-Changedblockscount"))
+	}
+	if want := h.Get("X-Amz-Checksum"); want != "" && want != sn.blocks.linear() {
+		return nil, c.refuse("ValidationException", "the checksum of all blocks does not fit")
 	}
 	sn.blocks.sealed = true
 	return map[string]string{"Status": "pending"}, nil
@@ -233,9 +250,9 @@ func getBlock(c *call) (any, *Error) {
 }
 
 // Disk reads back what a snapshot holds; puts is how many blocks were sent to it.
-func (s *Server) Disk(regionName, snapshotID string) (disk io.ReaderAt, size int64, puts int) {
+func (s *Server) Disk(regionName, snapshotID string) (disk *os.File, size int64, puts int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sn := s.regions[regionName].snapshots[snapshotID]
-	return sn.blocks.file, int64(sn.size) << 30, sn.blocks.puts
+	return sn.blocks.file, int64(sn.size) << 30, len(sn.blocks.own)
 }

@@ -9,6 +9,7 @@ package awstest
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -270,7 +271,8 @@ type call struct {
 	f    *form
 	http *http.Request
 	body []byte
-	path []string // of the EBS direct APIs
+	sum  [32]byte // of the body of the EBS direct APIs
+	path []string // likewise
 }
 
 func (c *call) read() error {
@@ -283,6 +285,7 @@ func (c *call) read() error {
 	case c.Service == "ebs":
 		c.path = strings.Split(strings.Trim(c.http.URL.Path, "/"), "/")
 		c.Action = ebsAction(c.http.Method, c.path)
+		c.sum = sha256.Sum256(b)
 	case c.http.Header.Get("X-Amz-Target") != "":
 		_, c.Action, _ = strings.Cut(c.http.Header.Get("X-Amz-Target"), ".")
 	default:
