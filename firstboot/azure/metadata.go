@@ -57,7 +57,7 @@ func (p *Platform) ask(ctx context.Context, limit time.Duration, method, path, v
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }() // it is read to its end
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
 		return nil, err
@@ -79,7 +79,7 @@ func (p *Platform) instance(ctx context.Context) ([]byte, error) {
 		if errors.As(err, &s) && (s.status == http.StatusBadRequest || s.status == http.StatusForbidden || s.status == http.StatusMethodNotAllowed) {
 			return nil, &firstboot.Failure{Err: fmt.Errorf("instance metadata refuses: %w", err), Final: true, Hint: "look for a proxy or a firewall rule in the way to 169.254.169.254"}
 		}
-		t := time.NewTimer(rand.N(min(250*time.Millisecond<<min(n, 10), 5*time.Second)))
+		t := time.NewTimer(rand.N(min(250*time.Millisecond<<min(n, 10), 5*time.Second))) //nolint:gosec // jitter
 		select {
 		case <-t.C:
 		case <-ctx.Done():

@@ -84,7 +84,7 @@ func (m *metadata) retry(ctx context.Context, path string) (string, bool, error)
 		if err == nil || refused(err) {
 			return text, found, err
 		}
-		t := time.NewTimer(rand.N(min(250*time.Millisecond<<min(n, 10), 5*time.Second)))
+		t := time.NewTimer(rand.N(min(250*time.Millisecond<<min(n, 10), 5*time.Second))) //nolint:gosec // jitter
 		select {
 		case <-t.C:
 		case <-ctx.Done():

@@ -223,11 +223,11 @@ func TestRateLimit(t *testing.T) {
 		}
 		register()
 		register()
-		if r := register(); r.StatusCode != 429 || r.Header.Get("Retry-After") != "50" || r.Header.Get("RateLimit-Observed") != "3" {
+		if r := register(); r.StatusCode != http.StatusTooManyRequests || r.Header.Get("Retry-After") != "50" || r.Header.Get("RateLimit-Observed") != "3" {
 			t.Errorf("%d %v", r.StatusCode, r.Header)
 		}
 		time.Sleep(50 * time.Second)
-		if r := register(); r.StatusCode != 201 {
+		if r := register(); r.StatusCode != http.StatusCreated {
 			t.Errorf("after the minute: %d", r.StatusCode)
 		}
 	})

@@ -253,7 +253,7 @@ func (t transport) RoundTrip(r *http.Request) (resp *http.Response, err error) {
 	in.RequestURI = r.URL.RequestURI()
 	w := httptest.NewRecorder()
 	defer func() {
-		if p := recover(); p == http.ErrAbortHandler {
+		if p := recover(); p == http.ErrAbortHandler { //nolint:errorlint // a panic's value
 			resp, err = nil, fmt.Errorf("%s %s: %w", r.Method, r.URL.Path, errReset)
 		} else if p != nil {
 			panic(p)

@@ -74,7 +74,7 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			d.kill()
 		}
 		delete(d.containers, m[1])
-		w.WriteHeader(204)
+		w.WriteHeader(http.StatusNoContent)
 	case m[2] == "start":
 		d.containers[m[1]]["State"] = map[string]any{"Status": "running", "Running": true}
 		if name, ok := strings.CutSuffix(m[1], "-register"); ok {
@@ -85,7 +85,7 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		} else {
 			go d.poll(m[1])
 		}
-		w.WriteHeader(204)
+		w.WriteHeader(http.StatusNoContent)
 	case m[2] == "kill":
 		if running, _ := d.containers[m[1]]["State"].(map[string]any)["Running"].(bool); !running {
 			say(409, map[string]string{"message": "Container " + m[1] + " is not running"})
@@ -96,7 +96,7 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		} else {
 			time.AfterFunc(time.Second, func() { d.end(m[1], d.job > 0) })
 		}
-		w.WriteHeader(204)
+		w.WriteHeader(http.StatusNoContent)
 	case m[2] == "wait":
 		exited := d.exited
 		d.mu.Unlock()

@@ -54,7 +54,7 @@ type docker struct {
 type oneOrMore []string
 
 // UnmarshalText reads the single string; a list is read by the library.
-func (o *oneOrMore) UnmarshalText(b []byte) error {
+func (o *oneOrMore) UnmarshalText(b []byte) error { //nolint:unparam // an interface's
 	*o = oneOrMore{string(b)}
 	return nil
 }
@@ -176,5 +176,5 @@ func systemID(configFile string) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", err
 	}
-	return id, os.WriteFile(path, []byte(id), 0o600)
+	return id, os.WriteFile(path, []byte(id), 0o600) //nolint:gosec // beside the file that the caller names
 }

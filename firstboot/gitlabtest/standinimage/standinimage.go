@@ -45,8 +45,7 @@ func Archive(ctx context.Context, path, arch string) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name())
-	defer tmp.Close()
+	defer func() { _, _ = tmp.Close(), os.Remove(tmp.Name()) }() // both are done where all went well
 	if err := write(tmp, images); err != nil {
 		return fmt.Errorf("write the archive %s: %w", path, err)
 	}
@@ -167,7 +166,7 @@ func compile(ctx context.Context, arch string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	out := filepath.Join(dir, "gitlab-runner")
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, source)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
