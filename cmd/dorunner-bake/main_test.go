@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
 
 	"github.com/dorunner/dorunner-bake/builder"
 	"github.com/dorunner/dorunner-bake/images"
@@ -219,18 +220,27 @@ func TestEffectivePlanIsASpec(t *testing.T) {
 // TestHelpOfEveryVerb: every verb explains itself, gives an example, and every flag has words.
 func TestHelpOfEveryVerb(t *testing.T) {
 	root := rootCmd(&app{streams: streams{strings.NewReader(""), io.Discard, io.Discard}}, targets())
-	for _, c := range root.Commands() {
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		path := strings.TrimPrefix(c.CommandPath(), "dorunner-bake ")
 		if c.Short == "" || c.Args == nil {
-			t.Errorf("%s: no explanation, or any arguments are taken", c.Name())
+			t.Errorf("%s: no explanation, or any arguments are taken", path)
 		}
-		if c.GroupID != "" && (c.Long == "" || !strings.Contains(c.Example, "dorunner-bake "+c.Name())) {
-			t.Errorf("%s: no long help or no example", c.Name())
+		first := c.GroupID != "" && !c.HasSubCommands() // the verbs that everybody meets
+		if first && (c.Long == "" || !strings.Contains(c.Example, "dorunner-bake "+path)) {
+			t.Errorf("%s: no long help or no example", path)
 		}
 		for line := range strings.Lines(c.Flags().FlagUsages()) {
 			if len(strings.Fields(line)) < 3 {
-				t.Errorf("%s: a flag without words: %s", c.Name(), line)
+				t.Errorf("%s: a flag without words: %s", path, line)
 			}
 		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	for _, c := range root.Commands() {
+		walk(c)
 	}
 }
 
