@@ -160,6 +160,11 @@ func (b *boot) failed(ctx context.Context, step string, err error) error {
 }
 
 func (b *boot) onFailure(ctx context.Context, reason string) error {
+	if b.spec.OnFailure == "" { // it failed before the spec was read whole: what was baked still counts
+		if spec, _, err := ReadSpec(b.h, nil); err == nil {
+			b.spec.OnFailure = spec.OnFailure
+		}
+	}
 	switch b.spec.OnFailure {
 	case "poweroff":
 		_, err := b.h.Exec(ctx, "systemctl", "poweroff", "--no-block")

@@ -32,6 +32,8 @@ func Drain(ctx context.Context, h *Host, p Platform, limit time.Duration) error 
 	return b.drain(ctx, limit, Notice{})
 }
 
+var errNoRunner = errors.New("there is no runner on this machine: its first boot has not come that far (systemctl status dorunner-firstboot)")
+
 // resume is the boot that this machine's journal tells of.
 func resume(ctx context.Context, h *Host, p Platform) (*boot, error) {
 	b := newBoot(h, p)
@@ -40,7 +42,7 @@ func resume(ctx context.Context, h *Host, p Platform) (*boot, error) {
 		return nil, err
 	}
 	if j == nil || j.Name == "" {
-		return nil, errors.New("there is no runner on this machine: it has not booted yet (dorunner-firstboot boot)")
+		return nil, errNoRunner
 	}
 	b.journal, b.desc = j, j.Description
 	if id, err := p.Identity(ctx); err != nil {

@@ -31,6 +31,12 @@ type watcher struct {
 // the platform says that the machine goes or, where the spec has it so, when the system shuts down.
 func Watch(ctx context.Context, h *Host, p Platform) error {
 	b, err := resume(ctx, h, p)
+	for errors.Is(err, errNoRunner) { // the first boot failed early; a later one may not
+		if sleep(ctx, watchEvery) != nil {
+			return nil
+		}
+		b, err = resume(ctx, h, p)
+	}
 	if err != nil {
 		return err
 	}
