@@ -36,6 +36,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	registration := f.String("registration-token", "", "registration token to accept")
 	prefix := f.String("prefix", "", "relative URL root, such as /gitlab")
 	job := f.String("job", "", "queue one trivial job with this tag")
+	addressFile := f.String("address-file", "", "file to write the address to, once it listens")
 	log := f.Bool("log", true, "print one line of JSON per request")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -58,6 +59,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	l, err := net.Listen("tcp", *listen)
 	if err != nil {
 		return err
+	}
+	if *addressFile != "" {
+		tmp := *addressFile + ".new"
+		if err := errors.Join(os.WriteFile(tmp, []byte(l.Addr().String()+"\n"), 0o600), os.Rename(tmp, *addressFile)); err != nil {
+			return err
+		}
 	}
 	logger.Info("listening", "url", "http://"+l.Addr().String()+*prefix)
 	server := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second}

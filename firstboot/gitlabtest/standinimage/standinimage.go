@@ -41,6 +41,11 @@ func Archive(ctx context.Context, path, arch string) error {
 	if err != nil {
 		return err
 	}
+	return Save(path, images)
+}
+
+// Save writes images, by name, to a docker archive.
+func Save(path string, images map[string]v1.Image) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".standin-*")
 	if err != nil {
 		return err
@@ -122,12 +127,17 @@ func write(out io.Writer, images map[string]v1.Image) error {
 	return w.Close()
 }
 
-// Build makes both images, by name.
+// Build compiles the stand-in and makes both images, by name.
 func Build(ctx context.Context, arch string) (map[string]v1.Image, error) {
 	program, err := compile(ctx, arch)
 	if err != nil {
 		return nil, err
 	}
+	return From(program, arch)
+}
+
+// From makes both images, by name, around a stand-in that is compiled already.
+func From(program []byte, arch string) (map[string]v1.Image, error) {
 	layer, err := layerOf(program)
 	if err != nil {
 		return nil, err
