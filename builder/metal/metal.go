@@ -71,6 +71,7 @@ func (c *Cloud) Undoes() map[string]builder.Undo {
 	return map[string]builder.Undo{
 		kindFile:    func(_ context.Context, e builder.Entry) error { return removeFile(e.ID) },
 		kindCgroup:  func(_ context.Context, e builder.Entry) error { return removeCgroup(e.ID) },
+		kindLaunch:  removeAll,
 		kindSpace:   gone,
 		kindMachine: gone,
 	}

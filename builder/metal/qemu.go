@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -92,6 +93,8 @@ type process struct {
 	last   tail.Buffer
 	exited chan struct{} // closed once it has ended
 	err    error         // why, then
+	// monitor takes QMP commands; nil for a detached machine.
+	monitor io.Writer
 }
 
 // startQEMU starts a machine.
@@ -100,7 +103,14 @@ func startQEMU(h hardware) (*process, error) {
 	if h.Detached {
 		detach(p.cmd)
 	} else {
-		p.cmd.Stdout, p.cmd.Stderr = &p.last, &p.last
+		// The monitor needs neither a socket nor a port. What it answers is of no interest.
+		p.cmd.Args = append(p.cmd.Args, "-qmp", "stdio")
+		p.cmd.Stderr = &p.last
+		stdin, err := p.cmd.StdinPipe()
+		if err != nil {
+			return nil, err
+		}
+		p.monitor = stdin
 		ownGroup(p.cmd)
 	}
 	if err := p.cmd.Start(); err != nil {

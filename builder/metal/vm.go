@@ -104,7 +104,6 @@ func bakeUserData(ours, its ssh.Key) ([]byte, error) {
 		"users":               []string{"default"},
 		"ssh_authorized_keys": []string{ours.Authorized},
 		"ssh_deletekeys":      true,
-		"ssh_genkeytypes":     []string{},
 		"ssh_keys":            map[string]string{"ed25519_private": its.PrivatePEM, "ed25519_public": its.Authorized},
 		"package_update":      false,
 	}
