@@ -403,10 +403,6 @@ func (s *Server) images(f *compute.ServerFactory) {
 		}, nil)
 		return accepted(armcompute.ImagesClientCreateOrUpdateResponse{Image: v}, e)
 	}
-	f.ImagesServer.BeginUpdate = func(ctx context.Context, rg, name string, in armcompute.ImageUpdate, _ *armcompute.ImagesClientBeginUpdateOptions) (azfake.PollerResponder[armcompute.ImagesClientUpdateResponse], azfake.ErrorResponder) {
-		v, e := s.patch(ctx, id(rg, name), toMap(in), 0)
-		return accepted(armcompute.ImagesClientUpdateResponse{Image: from[armcompute.Image](v)}, e)
-	}
 	f.ImagesServer.Get = func(_ context.Context, rg, name string, _ *armcompute.ImagesClientGetOptions) (azfake.Responder[armcompute.ImagesClientGetResponse], azfake.ErrorResponder) {
 		v, e := get[armcompute.Image](s, id(rg, name))
 		return answer(armcompute.ImagesClientGetResponse{Image: v}, e)

@@ -42,6 +42,37 @@ func (s *Server) resources() *resources.ServerFactory {
 	f.ResourceGroupsServer.BeginDelete = func(ctx context.Context, rg string, _ *armresources.ResourceGroupsClientBeginDeleteOptions) (azfake.PollerResponder[armresources.ResourceGroupsClientDeleteResponse], azfake.ErrorResponder) {
 		return accepted(armresources.ResourceGroupsClientDeleteResponse{}, s.drop(ctx, groupID(rg)))
 	}
+	f.ResourceGroupsServer.NewListPager = func(o *armresources.ResourceGroupsClientListOptions) azfake.PagerResponder[armresources.ResourceGroupsClientListResponse] {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		var out []armresources.ResourceGroup
+		for _, r := range s.all("resourcegroups", "") {
+			if o == nil || selected(r, o.Filter) {
+				out = append(out, from[armresources.ResourceGroup](r.body))
+			}
+		}
+		return paged(s, out, func(v []*armresources.ResourceGroup) armresources.ResourceGroupsClientListResponse {
+			return armresources.ResourceGroupsClientListResponse{ResourceGroupListResult: armresources.ResourceGroupListResult{Value: v}}
+		})
+	}
+	f.TagsServer.BeginUpdateAtScope = func(_ context.Context, scope string, in armresources.TagsPatchResource, _ *armresources.TagsClientBeginUpdateAtScopeOptions) (azfake.PollerResponder[armresources.TagsClientUpdateAtScopeResponse], azfake.ErrorResponder) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		r, e := s.find("/" + strings.TrimPrefix(scope, "/"))
+		if e == nil && *in.Operation != armresources.TagsPatchOperationReplace {
+			e = fail(http.StatusBadRequest, "InvalidParameter", "only Replace is known here")
+		}
+		if e == nil {
+			r.body["tags"] = toMap(in.Properties)["tags"]
+		}
+		return accepted(armresources.TagsClientUpdateAtScopeResponse{TagsResource: armresources.TagsResource{Properties: in.Properties}}, e)
+	}
+	f.Server.NewListByResourceGroupPager = func(rg string, _ *armresources.ClientListByResourceGroupOptions) azfake.PagerResponder[armresources.ClientListByResourceGroupResponse] {
+		inside := list[armresources.GenericResourceExpanded](s, "", groupID(rg)+"/")
+		return paged(s, inside, func(v []*armresources.GenericResourceExpanded) armresources.ClientListByResourceGroupResponse {
+			return armresources.ClientListByResourceGroupResponse{ResourceListResult: armresources.ResourceListResult{Value: v}}
+		})
+	}
 	f.Server.BeginDeleteByID = func(ctx context.Context, id, _ string, _ *armresources.ClientBeginDeleteByIDOptions) (azfake.PollerResponder[armresources.ClientDeleteByIDResponse], azfake.ErrorResponder) {
 		return accepted(armresources.ClientDeleteByIDResponse{}, s.drop(ctx, "/"+strings.TrimPrefix(id, "/")))
 	}
@@ -103,8 +134,12 @@ func (s *Server) drop(ctx context.Context, id string) *armError {
 	if e := s.held(r); e != nil {
 		return e
 	}
+	delay := s.Delays.Delete
+	if r.state == "Deleting" && r.op != nil {
+		delay = r.op.due.Sub(time.Now()) // it is going already
+	}
 	r.set("Deleting")
-	s.begin(ctx, r, s.Delays.Delete, func() {
+	s.begin(ctx, r, delay, func() {
 		if r.kind == "microsoft.compute/virtualmachines" {
 			s.cascade(r)
 		}

@@ -14,6 +14,7 @@ const (
 	inSub   = "/subscriptions/*"
 	inGroup = inSub + "/resourcegroups/*"
 	compu   = inGroup + "/providers/microsoft.compute"
+	tags    = "/providers/microsoft.resources/tags/default"
 	netw    = inGroup + "/providers/microsoft.network"
 )
 
@@ -28,6 +29,11 @@ var routes = []route{
 	{"GET", inGroup, "resources", "ResourceGroupsClient.Get"},
 	{"PUT", inGroup, "resources", "ResourceGroupsClient.CreateOrUpdate"},
 	{"DELETE", inGroup, "resources", "ResourceGroupsClient.BeginDelete"},
+	{"GET", inSub + "/resourcegroups", "resources", "ResourceGroupsClient.NewListPager"},
+	{"GET", inGroup + "/resources", "resources", "Client.NewListByResourceGroupPager"},
+	{"PATCH", inGroup + tags, "resources", "TagsClient.BeginUpdateAtScope"},
+	{"PATCH", inGroup + "/providers/*/*/*" + tags, "resources", "TagsClient.BeginUpdateAtScope"},
+	{"PATCH", inGroup + "/providers/*/*/*/*/*" + tags, "resources", "TagsClient.BeginUpdateAtScope"},
 	{"DELETE", inGroup + "/providers/*/*/*", "resources", "Client.BeginDeleteByID"},
 	{"DELETE", inGroup + "/providers/*/*/*/*/*", "resources", "Client.BeginDeleteByID"},
 	{"DELETE", inGroup + "/providers/*/*/*/*/*/*/*", "resources", "Client.BeginDeleteByID"},
@@ -56,7 +62,6 @@ var routes = []route{
 	{"POST", compu + "/virtualmachines/*/generalize", "compute", "VirtualMachinesClient.Generalize"},
 	{"POST", compu + "/virtualmachines/*/retrievebootdiagnosticsdata", "compute", "VirtualMachinesClient.RetrieveBootDiagnosticsData"},
 	{"PUT", compu + "/images/*", "compute", "ImagesClient.BeginCreateOrUpdate"},
-	{"PATCH", compu + "/images/*", "compute", "ImagesClient.BeginUpdate"},
 	{"GET", compu + "/images/*", "compute", "ImagesClient.Get"},
 	{"GET", compu + "/images", "compute", "ImagesClient.NewListByResourceGroupPager"},
 	{"PUT", compu + "/galleries/*", "compute", "GalleriesClient.BeginCreateOrUpdate"},

@@ -59,7 +59,6 @@ type Call struct {
 // Server is the subscription. Set its fields before the first call; everything else is safe at any time.
 type Server struct {
 	URL     string
-	Clock   func() time.Time // default time.Now
 	Delays  Delays
 	Faults  []*Fault
 	OnCall  func(Call)                           // before a call is handled; may cancel the caller or end the world
@@ -73,7 +72,6 @@ type Server struct {
 	Page    int                                  // resources per page of a listing; default 2
 
 	mu      sync.Mutex
-	http    *httptest.Server
 	store   map[string]*resource // by lower-case id
 	ops     map[string]*operation
 	blobs   map[string]*blob
@@ -85,19 +83,54 @@ type Server struct {
 	seq     int
 }
 
-// Start begins serving; Close ends it. There is nothing in the subscription but what Azure itself offers.
-func Start() *Server {
-	s := &Server{
-		Clock: time.Now, Page: 2, NoRoom: map[string]string{}, store: map[string]*resource{}, ops: map[string]*operation{},
+// New makes a subscription with nothing in it but what Azure itself offers. It is reached through Do, or over HTTP
+// once it listens.
+func New() *Server {
+	return &Server{
+		URL: "https://azure.test", Page: 2, NoRoom: map[string]string{}, store: map[string]*resource{}, ops: map[string]*operation{},
 		blobs: map[string]*blob{}, usage: map[string][2]int{}, skus: defaultSKUs(),
 	}
-	s.http = httptest.NewServer(s)
-	s.URL = s.http.URL
-	return s
 }
 
-// Close ends serving.
-func (s *Server) Close() { s.http.Close() }
+// Listen serves HTTP on loopback until stop is called.
+func (s *Server) Listen() (stop func()) {
+	h := httptest.NewServer(s)
+	s.URL = h.URL
+	return h.Close
+}
+
+// Do is the server as the SDK's transport, without a network: for tests on a virtual clock.
+func (s *Server) Do(req *http.Request) (resp *http.Response, err error) {
+	if err := req.Context().Err(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if r := recover(); r == http.ErrAbortHandler { //nolint:errorlint // a panic's value
+			resp, err = nil, errors.New("connection reset by peer")
+		} else if r != nil {
+			panic(r)
+		}
+	}()
+	if req.Body == nil {
+		req.Body = http.NoBody
+	}
+	defer req.Body.Close()
+	rec := httptest.NewRecorder()
+	in := req.Clone(req.Context())
+	in.Host = req.URL.Host
+	in.Header = http.Header{}
+	for k, v := range req.Header { // the SDK writes some in lower case, which a network would not carry
+		in.Header[http.CanonicalHeaderKey(k)] = v
+	}
+	s.ServeHTTP(rec, in)
+	// The caller may have gone while the call was handled.
+	if err := req.Context().Err(); err != nil {
+		return nil, err
+	}
+	resp = rec.Result()
+	resp.Request = req
+	return resp, nil
+}
 
 // Env are the environment variables by which azidentity's managed identity finds this server's token endpoint.
 func (s *Server) Env() map[string]string {
@@ -245,9 +278,11 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, rt route, hit 
 		return
 	}
 	b := &begun{}
-	ctx := context.WithValue(r.Context(), runtime.CtxAPINameKey{}, rt.api)
+	// The generated fakes panic when their caller leaves; and a real server finishes what it has begun.
+	ctx := context.WithValue(context.WithoutCancel(r.Context()), runtime.CtxAPINameKey{}, rt.api)
 	req := r.Clone(context.WithValue(ctx, begunKey{}, b))
-	req.URL.Scheme, req.URL.Host = "http", r.Host
+	scheme, _, _ := strings.Cut(s.URL, ":")
+	req.URL.Scheme, req.URL.Host = scheme, r.Host
 	page := 0
 	if base, number, found := strings.Cut(req.URL.Path, pageSuffix); found {
 		req.URL.Path, req.URL.RawPath = base, ""

@@ -1,0 +1,153 @@
+package azure
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+
+	"github.com/dorunner/dorunner-bake/builder/azure/azuretest"
+)
+
+// Everything that would stop a bake is one sentence with what to do, and nothing has been created.
+func TestPreflight(t *testing.T) {
+	rg := "/subscriptions/" + azuretest.Subscription + "/resourceGroups/rg/providers/Microsoft.Compute/"
+	for name, test := range map[string]struct {
+		set  func(w *world)
+		want []string
+	}{
+		"no group, no location": {func(w *world) { w.spec.Azure.ResourceGroup = "nowhere" }, []string{"resource group nowhere does not exist", "--location"}},
+		"unknown location": {func(w *world) { w.spec.Azure.ReplicateTo = []string{"northeuropa"} },
+			[]string{"there is no location northeuropa: did you mean northeurope?"}},
+		"size not offered": {func(w *world) { w.spec.Azure.Sizes = []string{"Standard_D8as_v5"} },
+			[]string{"size Standard_D8as_v5 is not offered in westeurope", "choose another --size"}},
+		"size of the other architecture": {func(w *world) {
+			w.spec.Azure.Sizes, w.spec.Image.Arch = []string{"Standard_D4ps_v5"}, "arm64"
+			w.spec.Azure.TrustedLaunch = true
+		},
+			[]string{"Standard_D4ps_v5 has no Trusted Launch"}},
+		"quota": {func(w *world) { w.server.SetUsage("standardDASv5Family", 98, 100) },
+			[]string{"needs 4 cores and the quota of standardDASv5Family in westeurope has 2 of 100 left"}},
+		"version taken": {func(w *world) {
+			w.spec.Azure.Version = "1.0.0"
+			w.server.AddVersion("rg", "images", "runner", "1.0.0", nil, w.start())
+			w.server.Add(rg+"galleries/images", map[string]any{})
+			w.server.Add(rg+"galleries/images/images/runner", definition("V2", "x64", "TrustedLaunchSupported"))
+		}, []string{"version 1.0.0 of images/runner exists already", "`auto`"}},
+		"definition of another kind": {func(w *world) {
+			w.server.Add(rg+"galleries/images", map[string]any{})
+			w.server.Add(rg+"galleries/images/images/runner", definition("V1", "Arm64", "ConfidentialVM"))
+		}, []string{"Hyper-V generation is V1 and the image's is V2", "architecture is Arm64", "ConfidentialVM takes no image", "name another"}},
+		"image name taken": {func(w *world) {
+			w.spec.Azure.ManagedImage = "mine"
+			w.server.Add(rg+"images/mine", map[string]any{})
+		}, []string{"a managed image mine exists already"}},
+		"no subnet": {func(w *world) {
+			w.spec.Azure.Subnet = "/subscriptions/" + azuretest.Subscription + "/resourceGroups/rg/providers/Microsoft.Network/virtualNetworks/v/subnets/s"
+		}, []string{"there is no subnet s in virtual network v of resource group rg"}},
+		"not a subnet":           {func(w *world) { w.spec.Azure.Subnet = "default" }, []string{`"default" is not the id of a subnet`}},
+		"private without subnet": {func(w *world) { w.spec.Azure.PrivateIP = true }, []string{"private_ip needs a subnet"}},
+		"trusted launch into a managed image": {func(w *world) { w.spec.Azure.TrustedLaunch, w.spec.Azure.ManagedImage = true, "m" },
+			[]string{"a Trusted Launch machine cannot become a managed image"}},
+		"permissions": {func(w *world) { w.server.Allow = []string{"*/read", "Microsoft.Network/*"} },
+			[]string{"the credentials may not ", "Microsoft.Compute/virtualMachines/write", "docs/azure.md"}},
+		"may not read": {func(w *world) { w.server.Allow = []string{} },
+			[]string{"the credentials may not Microsoft.Resources/subscriptions/resourcegroups/read on", "docs/azure.md"}},
+		"several at once": {func(w *world) {
+			w.spec.Azure.ReplicateTo, w.spec.Azure.Sizes = []string{"moon"}, []string{"Standard_D8as_v5"}
+			w.server.Allow = []string{"*/read"}
+		}, []string{"no location moon", "Standard_D8as_v5 is not offered", "may not"}},
+		"no VHD": {func(w *world) { w.spec.Azure.FromVHD = "preflight_test.go" }, []string{"is no VHD"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				test.set(w)
+				before := len(w.left())
+				r := w.bake(t.Context())
+				if r.err == nil {
+					t.Fatal("it baked")
+				}
+				w.strict()
+				for _, want := range test.want {
+					if !strings.Contains(r.err.Error(), want) {
+						t.Errorf("%q is not in the error:\n%v", want, r.err)
+					}
+				}
+				for _, c := range w.server.Calls() {
+					if c.Method != "GET" {
+						t.Errorf("preflight called %s %s", c.Method, c.Path)
+					}
+				}
+				if after := len(w.left()); after != before {
+					t.Errorf("there were %d resources, now %d", before, after)
+				}
+				if strings.Contains(r.err.Error(), "RESPONSE") {
+					t.Errorf("the SDK's page is in the error:\n%v", r.err)
+				}
+			})
+		})
+	}
+}
+
+func definition(generation, arch, security string) map[string]any {
+	return map[string]any{"properties": map[string]any{"osType": "Linux", "osState": "Generalized", "hyperVGeneration": generation, "architecture": arch,
+		"features": []any{map[string]any{"name": "SecurityType", "value": security}}}}
+}
+
+type brokenToken struct{}
+
+func (brokenToken) GetToken(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	return azcore.AccessToken{}, errors.New("DefaultAzureCredential: failed to acquire a token.\nAttempted credentials:\n\tmany")
+}
+
+func TestNoCredentials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		c, err := New(w.plan(), Options{Credential: brokenToken{}, Transport: w.server})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.Images(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "`az login`") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("error: %v", err)
+		}
+	})
+}
+
+// The actions that a bake checks beforehand are those that it uses: with exactly them, it works.
+func TestPermissionsSuffice(t *testing.T) {
+	for name, set := range variants(t) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				set(w)
+				// Reading is one wildcard in the role; what changes anything is listed.
+				w.server.Allow = []string{"*/read", "Microsoft.Compute/virtualMachines/retrieveBootDiagnosticsData/action"}
+				for _, n := range needs {
+					w.server.Allow = append(w.server.Allow, n.action)
+				}
+				if r := w.bake(t.Context()); r.err != nil {
+					t.Fatal(r.err)
+				}
+				used := map[string]bool{}
+				for _, c := range w.server.Calls() {
+					used[strings.ToLower(c.Action)] = true
+				}
+				c := w.cloud()
+				c.groupNew, c.galleryNew, c.defNew = true, c.gallery(), c.gallery()
+				for _, n := range needs {
+					read := strings.HasSuffix(n.action, "/read") || strings.HasSuffix(n.action, "join/action")
+					if !read && n.when(c) && !used[strings.ToLower(n.action)] && n.action != "Microsoft.Compute/disks/delete" &&
+						!strings.HasSuffix(n.action, "versions/delete") && !strings.HasSuffix(n.action, "images/delete") && !strings.HasSuffix(n.action, "resourceGroups/write") {
+						t.Errorf("%s is asked for and not used", n.action)
+					}
+				}
+			})
+		})
+	}
+}

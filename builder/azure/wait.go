@@ -1,0 +1,285 @@
+package azure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
+
+	"github.com/dorunner/dorunner-bake/builder"
+)
+
+// An operation is looked at every 2 s in its first half minute and every 4 s later, whatever hint Azure gives:
+// those hints are made for crowds. Throttled calls wait as they are told; the SDK sees to that.
+const (
+	lookSoon  = 2 * time.Second
+	lookLater = 4 * time.Second
+	soon      = 30 * time.Second
+)
+
+// The longest that one operation may take. Azure's own limits are in the same order.
+const (
+	quickTime   = 10 * time.Minute
+	machineTime = 20 * time.Minute
+	imageTime   = 45 * time.Minute
+	versionTime = 3 * time.Hour
+)
+
+// errTooLong ends a wait whose time is over.
+var errTooLong = errors.New("Azure did not finish in time")
+
+// poll waits for an operation.
+func poll[T any](ctx context.Context, c *Cloud, p *runtime.Poller[T], limit time.Duration) (T, error) {
+	began := time.Now()
+	var none T
+	for {
+		if !p.Done() {
+			if _, err := p.Poll(ctx); err != nil {
+				return none, explain(cause(ctx, err))
+			}
+		}
+		if p.Done() {
+			got, err := p.Result(ctx)
+			return got, explain(cause(ctx, err))
+		}
+		if time.Since(began) > limit {
+			return none, fmt.Errorf("%w (%v)", errTooLong, limit)
+		}
+		if err := sleep(ctx, pause(time.Since(began))); err != nil {
+			return none, err
+		}
+	}
+}
+
+// pause is how long to wait before looking again.
+func pause(waited time.Duration) time.Duration {
+	if waited < soon {
+		return lookSoon
+	}
+	return lookLater
+}
+
+// cause prefers why a context ended to the SDK's "context canceled".
+func cause(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// create records a resource, begins to create it, writes down how to go on waiting, and waits. The ids of Azure are
+// known before anything exists, so nothing can be created that is not in the ledger.
+func create[T any](ctx context.Context, c *Cloud, env *builder.Env, e builder.Entry, limit time.Duration, begin func() (*runtime.Poller[T], error)) (T, error) {
+	var none T
+	if err := env.Ledger.Record(e, c.undo); err != nil {
+		return none, err
+	}
+	p, err := begin()
+	if err != nil {
+		return none, fmt.Errorf("%s: %w", e.Kind, explain(cause(ctx, err)))
+	}
+	if token, err := p.ResumeToken(); err == nil {
+		if e.Attrs == nil {
+			e.Attrs = map[string]string{}
+		}
+		e.Attrs[attrToken] = token
+		if err := env.Ledger.Update(e); err != nil {
+			return none, err
+		}
+	}
+	got, err := poll(ctx, c, p, limit)
+	if err != nil {
+		return none, fmt.Errorf("%s: %w", e.Kind, err)
+	}
+	return got, nil
+}
+
+// Attributes of ledger entries.
+const (
+	attrToken = "resume_token" // of the operation that creates the thing
+	attrPlan  = "plan"         // the hash of what is published
+	attrFile  = "file"         // which file is uploaded
+	attrSent  = "sent"         // how many of its bytes are there
+)
+
+// The kinds of ledger entries; what they name is a resource id.
+const (
+	kindGroup      = "azure resource group"
+	kindNSG        = "azure network security group"
+	kindVNet       = "azure virtual network"
+	kindIP         = "azure public address"
+	kindNIC        = "azure network interface"
+	kindVM         = "azure virtual machine"
+	kindImage      = "azure managed image"
+	kindGallery    = "azure gallery"
+	kindDefinition = "azure image definition"
+	kindVersion    = "azure gallery version"
+	kindDisk       = "azure disk"
+	kindAccess     = "azure write access to disk"
+)
+
+// kinds are the resource types, their API version for deleting, and the order in which they can go.
+var kinds = []struct{ kind, resourceType, version string }{
+	{kindVM, "Microsoft.Compute/virtualMachines", "2024-07-01"},
+	{kindNIC, "Microsoft.Network/networkInterfaces", "2024-05-01"},
+	{kindIP, "Microsoft.Network/publicIPAddresses", "2024-05-01"},
+	{kindNSG, "Microsoft.Network/networkSecurityGroups", "2024-05-01"},
+	{kindVNet, "Microsoft.Network/virtualNetworks", "2024-05-01"},
+	{kindVersion, "Microsoft.Compute/galleries/images/versions", "2024-03-03"},
+	{kindDefinition, "Microsoft.Compute/galleries/images", "2024-03-03"},
+	{kindGallery, "Microsoft.Compute/galleries", "2024-03-03"},
+	{kindImage, "Microsoft.Compute/images", "2024-07-01"},
+	{kindDisk, "Microsoft.Compute/disks", "2024-03-02"},
+	{kindGroup, "Microsoft.Resources/resourceGroups", "2024-03-01"},
+}
+
+// Undoes says how to give back what a killed bake recorded. What this bake can go on with stays: a gallery version of
+// this very plan, whose publishing is finished here, and a half uploaded disk of the same file. Preflight takes it over.
+func (c *Cloud) Undoes() map[string]builder.Undo {
+	all := map[string]builder.Undo{}
+	for _, k := range kinds {
+		all[k.kind] = c.undo
+	}
+	all[kindVersion] = func(ctx context.Context, e builder.Entry) error {
+		if e.Attrs[attrPlan] == c.planHash && e.Attrs[attrToken] != "" && c.finish(ctx, e) == nil {
+			c.resumed = append(c.resumed, e)
+			return nil
+		}
+		return c.undo(ctx, e)
+	}
+	// What a version lies in stays with it.
+	container := func(ctx context.Context, e builder.Entry) error {
+		if slices.ContainsFunc(c.resumed, func(v builder.Entry) bool { return strings.HasPrefix(v.ID, e.ID+"/") }) {
+			c.resumed = append(c.resumed, e)
+			return nil
+		}
+		return c.undo(ctx, e)
+	}
+	all[kindGroup], all[kindGallery], all[kindDefinition] = container, container, container
+	sameFile := func(ctx context.Context, e builder.Entry) error {
+		if c.fromDisk() && e.Attrs[attrFile] != "" && e.Attrs[attrFile] == c.fileKey() && c.takesUpload(ctx, e.ID) {
+			c.resumed = append(c.resumed, e)
+			return nil
+		}
+		return c.undo(ctx, e)
+	}
+	all[kindDisk], all[kindAccess] = sameFile, sameFile
+	return all
+}
+
+// adopt takes over what Undoes has left for this bake.
+func (c *Cloud) adopt(env *builder.Env) error {
+	var errs []error
+	for _, e := range slices.Backward(c.resumed) { // Undoes saw them newest first
+		if e.Kind == kindDisk {
+			c.disk = e.ID
+		}
+		if e.Kind == kindAccess {
+			c.sent, _ = strconv.ParseInt(e.Attrs[attrSent], 10, 64)
+		}
+		errs = append(errs, env.Ledger.Record(e, c.undo))
+	}
+	return errors.Join(errs...)
+}
+
+// finish waits for a publishing that another process began.
+func (c *Cloud) finish(ctx context.Context, e builder.Entry) error {
+	r, err := parseID(e.ID)
+	if err != nil {
+		return err
+	}
+	p, err := c.api.versions.BeginCreateOrUpdate(ctx, r.group, r.names[0], r.names[1], r.names[2], armcompute.GalleryImageVersion{},
+		&armcompute.GalleryImageVersionsClientBeginCreateOrUpdateOptions{ResumeToken: e.Attrs[attrToken]})
+	if err != nil {
+		return explain(err)
+	}
+	_, err = poll(ctx, c, p, versionTime)
+	return err
+}
+
+// undo gives one resource back and waits until it is gone.
+func (c *Cloud) undo(ctx context.Context, e builder.Entry) error {
+	switch e.Kind {
+	case kindAccess:
+		return c.revoke(ctx, e.ID)
+	case kindGroup:
+		return c.deleteGroup(ctx, e.ID)
+	}
+	return c.delete(ctx, e.ID)
+}
+
+// deleteGroup removes a resource group that is empty. One in which anything else lives by now is not ours to remove.
+func (c *Cloud) deleteGroup(ctx context.Context, id string) error {
+	r, err := parseID(id)
+	if err != nil {
+		return err
+	}
+	for tries := 0; ; tries++ {
+		var inside []string
+		for pager := c.api.resources.NewListByResourceGroupPager(r.group, nil); pager.More(); {
+			page, err := pager.NextPage(ctx)
+			if err != nil {
+				return ignoreGone(cause(ctx, err))
+			}
+			for _, r := range page.Value {
+				inside = append(inside, value(r.Name))
+			}
+		}
+		if len(inside) == 0 {
+			break
+		}
+		// The listing lags behind deletions by seconds.
+		if tries == 3 {
+			return fmt.Errorf("there is still something in it: %s", strings.Join(inside, ", "))
+		}
+		if err := sleep(ctx, lookSoon<<tries); err != nil {
+			return err
+		}
+	}
+	p, err := c.api.groups.BeginDelete(ctx, r.group, nil)
+	if err != nil {
+		return ignoreGone(cause(ctx, err))
+	}
+	_, err = poll(ctx, c, p, machineTime)
+	return ignoreGone(err)
+}
+
+// delete removes a resource by its id. What is in use for another moment, by something that is going away itself,
+// is tried again.
+func (c *Cloud) delete(ctx context.Context, id string) error {
+	r, err := parseID(id)
+	if err != nil {
+		return err
+	}
+	for tries := 0; ; tries++ {
+		err := c.deleteOnce(ctx, id, r.apiVersion())
+		if err == nil || !inUse(err) || tries == 3 {
+			return ignoreGone(err)
+		}
+		if err := sleep(ctx, lookSoon<<tries); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Cloud) deleteOnce(ctx context.Context, id, version string) error {
+	p, err := c.api.resources.BeginDeleteByID(ctx, id, version, nil)
+	if err != nil {
+		return explain(cause(ctx, err))
+	}
+	_, err = poll(ctx, c, p, machineTime)
+	return err
+}
+
+func ignoreGone(err error) error {
+	if gone(err) {
+		return nil
+	}
+	return explain(err)
+}
