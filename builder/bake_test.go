@@ -31,12 +31,12 @@ func TestBake(t *testing.T) {
 			ready, proof := "wait.sh", "dorunner-firstboot selftest"
 			want := []string{"preflight", "find", "create key", "create instance", "connect", ready, "docker.sh install", "install.sh",
 				"download /etc/cloud/cloud.cfg", "upload /etc/cloud/cloud.cfg.d/95-dorunner.cfg", "docker load", "docker image", "pull.sh",
-				"upload /var/tmp/dorunner-0-extra.sh", "sh", "prove.sh", proof, "facts.sh", "seal.sh", "audit.sh", "stop", "create image",
+				"upload /var/tmp/dorunner-0-extra.sh", "sh", "prove.sh", proof, "facts.sh", "seal-and-audit.sh", "stop", "create image",
 				"create instance", "selftest", "share"}
 			if offline {
 				want = slices.Delete(want, 5, 6)
 				want = slices.Insert(want, slices.Index(want, "docker load"), "start docker")
-				want = slices.Insert(want, slices.Index(want, "seal.sh"), "stop docker")
+				want = slices.Insert(want, slices.Index(want, "seal-and-audit.sh"), "stop docker")
 			}
 			if got := strings.Join(r.calls, "\n"); got != strings.Join(want, "\n") {
 				t.Errorf("called:\n%s\nwant:\n%s", got, strings.Join(want, "\n"))
@@ -82,7 +82,7 @@ func TestPasswordGoesNowhereElse(t *testing.T) {
 	}
 	const canary = "canary-password"
 	for name, in := range r.guest.stdin {
-		if has, may := strings.Contains(in, canary), name == "pull.sh" || name == "audit.sh"; has != may {
+		if has, may := strings.Contains(in, canary), name == "pull.sh" || name == "seal-and-audit.sh"; has != may {
 			t.Errorf("standard input of %s: %v", name, has)
 		}
 		if seen := fmt.Sprint(r.guest.args[name], r.guest.env[name]); strings.Contains(seen, canary) {
@@ -170,7 +170,7 @@ func TestFailingScriptIsNamedWithItsOutput(t *testing.T) {
 
 func TestAuditFindingFailsTheBakeAndNamesTheFile(t *testing.T) {
 	r := newRig(t, false)
-	r.guest.answer["audit.sh"] = "/root/.ssh/id_rsa\tprivate key\n"
+	r.guest.answer["seal-and-audit.sh"] = "root_used 1\naudit\n/root/.ssh/id_rsa\tprivate key\n"
 	_, err := r.bake(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "seal: ") || !strings.Contains(err.Error(), "/root/.ssh/id_rsa: private key") {
 		t.Errorf("error: %v", err)

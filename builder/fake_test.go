@@ -226,7 +226,7 @@ func newRig(t *testing.T, offline bool) *rig {
 		account: a, offline: offline,
 		answer: map[string]string{
 			"install.sh": "admin absent\n", "facts.sh": "docker\t20.10.24\npackage\tdocker.io\t20.10.24+dfsg1-1\n",
-			"seal.sh": "root_used 4096\n",
+			"seal-and-audit.sh": "root_used 4096\naudit\n",
 			"prove.sh": "version 1\nimage\tlocal/runner:1\tsha256:1\t10\t\n" +
 				"image\tremote/tool@" + cannedDigest + "\tsha256:2\t20\tremote/tool@" + cannedDigest + " \n",
 		},

@@ -3,9 +3,12 @@ package builder
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/dorunner/dorunner-bake/templates"
 )
 
 // seal removes what clones must not share, then reads the machine again to see that nothing is left. A finding fails
@@ -15,20 +18,25 @@ func (b *bake) seal(ctx context.Context) error {
 	if err := b.stopDocker(ctx); err != nil {
 		return fmt.Errorf("stop the image's docker daemon: %w", err)
 	}
+	seal, err1 := templates.Read("guest/seal.sh")
+	audit, err2 := templates.Read("guest/audit.sh")
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
 	var out bytes.Buffer
-	if err := b.script(ctx, briefly, "seal.sh", Command{Env: []string{"OFFLINE=" + b.offline()}, Stdout: &out}); err != nil {
+	if err := b.script(ctx, briefly, "seal-and-audit.sh", Command{
+		Args: []string{string(seal), string(audit)}, Env: []string{"OFFLINE=" + b.offline()},
+		Stdin: strings.NewReader(b.usedSecrets()), Stdout: &out,
+	}); err != nil {
 		return err
 	}
-	for l := range strings.Lines(out.String()) {
-		if n, found := strings.CutPrefix(strings.TrimSpace(l), "root_used "); found {
-			b.manifest.Sizes["root_used"], _ = strconv.ParseInt(n, 10, 64)
-		}
+	sealed, findings, whole := strings.Cut(out.String(), "audit\n")
+	_, used, found := strings.Cut(sealed, "root_used ")
+	if !whole || !found {
+		return errors.New("the machine does not say that it was sealed and audited")
 	}
-	out.Reset()
-	if err := b.script(ctx, briefly, "audit.sh", Command{Stdin: strings.NewReader(b.usedSecrets()), Stdout: &out}); err != nil {
-		return err
-	}
-	b.manifest.Audit = parseAudit(out.String())
+	b.manifest.Sizes["root_used"], _ = strconv.ParseInt(strings.TrimSpace(used), 10, 64)
+	b.manifest.Audit = parseAudit(findings)
 	return auditError(b.manifest.Audit)
 }
 

@@ -98,13 +98,18 @@ func plant(t *testing.T, root string, files map[string]struct{ content, finding 
 	}
 }
 
-func guestScript(t *testing.T, name, root, stdin string) string {
+func guestText(t *testing.T, name string) string {
 	t.Helper()
 	text, err := templates.Read("guest/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := exec.Command("/bin/sh", "-c", string(text), name)
+	return string(text)
+}
+
+func guestScript(t *testing.T, name, root, stdin string, args ...string) string {
+	t.Helper()
+	c := exec.Command("/bin/sh", append([]string{"-c", guestText(t, name), name}, args...)...)
 	c.Env = append(os.Environ(), "ROOT="+root)
 	c.Stdin = strings.NewReader(stdin)
 	var errs bytes.Buffer
@@ -155,11 +160,13 @@ func TestAuditFindsWhatIsPlanted(t *testing.T) {
 func TestSealThenAudit(t *testing.T) {
 	root := t.TempDir()
 	plant(t, root, planted)
-	out := guestScript(t, "seal.sh", root, "")
-	if !strings.HasPrefix(out, "root_used ") {
-		t.Errorf("the seal says %q", out)
+	plant(t, root, map[string]struct{ content, finding string }{"etc/app.conf": {"the-canary-password\n", ""}})
+	out := guestScript(t, "seal-and-audit.sh", root, "the-canary-password\n", guestText(t, "seal.sh"), guestText(t, "audit.sh"))
+	sealed, findings, _ := strings.Cut(out, "audit\n")
+	if !strings.HasPrefix(sealed, "root_used ") {
+		t.Errorf("the seal says %q", sealed)
 	}
-	if got := parseAudit(guestScript(t, "audit.sh", root, "the-canary-password\n")); len(got) > 0 {
+	if got := parseAudit(findings); len(got) != 1 || got[0].Path != "/etc/app.conf" {
 		t.Errorf("the sealed machine still has %v", got)
 	}
 	for name, f := range planted {

@@ -1,8 +1,7 @@
 # Seal: remove everything that clones of this machine must not share, and what only this bake needed. What is left
 # behind on purpose: packages, container images, first boot and its configuration, the author's files. Running it
 # again is harmless; over SSH it leaves the connection alone.
-# Environment: ROOT (a mounted system instead of this one; empty for this one), OFFLINE (1: no system runs),
-# POWEROFF (1: switch off at the end, for a seal that runs detached).
+# Environment: ROOT (a mounted system instead of this one; empty for this one), OFFLINE (1: no system runs).
 # The last line printed is "root_used BYTES".
 set -eu
 ROOT=${ROOT:-}
@@ -101,4 +100,3 @@ rm -rf "$ROOT"/var/crash/* "$ROOT"/var/lib/systemd/coredump/* "$ROOT"/var/mail/*
 sync
 if [ -z "$ROOT" ] && [ "${OFFLINE:-}" != 1 ]; then fstrim -av >/dev/null 2>&1 || :; fi
 printf 'root_used %s\n' "$(df --output=used -B1 "$ROOT/" | tail -n 1 | tr -d ' ')"
-if [ "${POWEROFF:-}" = 1 ]; then systemctl poweroff --no-block; fi
