@@ -58,7 +58,7 @@ func (b *boot) hasSystemID(context.Context) (bool, error) {
 }
 
 func (b *boot) writeSystemID(context.Context) error {
-	return b.h.writeFile(b.systemIDFile(), []byte(systemIDOf(b.id.InstanceID)), 0o600)
+	return b.h.writeFile(b.systemIDFile(), []byte(systemIDOf(b.id.InstanceID)))
 }
 
 // findEntry looks for our runner in a config.toml: its name and URL are ours, and it has a token.
@@ -114,7 +114,7 @@ func (b *boot) configure(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := b.h.writeFile(b.configFile(), text, 0o600); err != nil {
+	if err := b.h.writeFile(b.configFile(), text); err != nil {
 		return err
 	}
 	return removeFile(b.h.path(b.freshFile()))
@@ -234,7 +234,7 @@ func dropEntry(h *Host, file, desc, url string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
-	return h.writeFile(file, rest, 0o600)
+	return h.writeFile(file, rest)
 }
 
 func removeFile(p string) error {

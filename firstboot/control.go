@@ -56,10 +56,10 @@ func SelfTest(ctx context.Context, h *Host, p Platform, offline bool, out io.Wri
 		found, err := f()
 		if err != nil {
 			failed++
-			fmt.Fprintf(out, "FAIL %s: %s\n", what, b.redact(oneLine(err.Error())))
+			_, _ = fmt.Fprintf(out, "FAIL %s: %s\n", what, b.redact(oneLine(err.Error())))
 			return
 		}
-		fmt.Fprintf(out, "ok   %s: %s\n", what, found)
+		_, _ = fmt.Fprintf(out, "ok   %s: %s\n", what, found)
 	}
 	check("spec", func() (string, error) { return b.testSpec() })
 	for _, dir := range []string{"/var/lib/dorunner", "/srv", "/run"} {
@@ -67,7 +67,7 @@ func SelfTest(ctx context.Context, h *Host, p Platform, offline bool, out io.Wri
 	}
 	_, noSocket := os.Stat(h.Socket)
 	if offline && errors.Is(noSocket, os.ErrNotExist) {
-		fmt.Fprintln(out, "--   docker: not asked (offline, no daemon)")
+		_, _ = fmt.Fprintln(out, "--   docker: not asked (offline, no daemon)")
 	} else {
 		check("docker", func() (string, error) {
 			err := b.docker.ping(ctx)
@@ -76,7 +76,7 @@ func SelfTest(ctx context.Context, h *Host, p Platform, offline bool, out io.Wri
 		check("runner image", func() (string, error) { return b.testImage(ctx) })
 	}
 	if offline {
-		fmt.Fprintln(out, "--   platform: not asked (offline)")
+		_, _ = fmt.Fprintln(out, "--   platform: not asked (offline)")
 	} else {
 		check("platform", func() (string, error) {
 			id, err := p.Identity(ctx)

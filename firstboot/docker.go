@@ -100,14 +100,12 @@ func (d *docker) inspect(ctx context.Context, name string) (container, error) {
 }
 
 // create makes a container; binds to directories of the host that do not exist would be made by the daemon.
-func (d *docker) create(ctx context.Context, name string, c containerConfig, h hostConfig) (string, error) {
+func (d *docker) create(ctx context.Context, name string, c containerConfig, h hostConfig) error {
 	body := struct {
 		containerConfig
 		HostConfig hostConfig
 	}{c, h}
-	var made struct{ ID string }
-	err := d.call(ctx, http.MethodPost, "/containers/create?name="+url.QueryEscape(name), body, &made)
-	return made.ID, err
+	return d.call(ctx, http.MethodPost, "/containers/create?name="+url.QueryEscape(name), body, nil)
 }
 
 func (d *docker) start(ctx context.Context, name string) error {
@@ -120,7 +118,7 @@ func (d *docker) wait(ctx context.Context, name string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	var end struct{ StatusCode int }
 	if err := json.NewDecoder(resp.Body).Decode(&end); err != nil {
 		return 0, fmt.Errorf("docker: wait for %s: %w", name, err)
@@ -171,7 +169,7 @@ func (d *docker) pull(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	for dec := json.NewDecoder(resp.Body); ; { // the status is 200 even when the pull fails: the stream tells
 		var event struct{ Error string }
 		if err := dec.Decode(&event); errors.Is(err, io.EOF) {
@@ -195,7 +193,7 @@ func (d *docker) logs(ctx context.Context, name string, lines int) (string, erro
 	if err != nil {
 		return "", err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	var out bytes.Buffer
 	for { // frames: one byte of stream number, three of nothing, four of length
 		var head [8]byte
@@ -218,7 +216,7 @@ func (d *docker) call(ctx context.Context, method, path string, in, out any) err
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if out == nil {
 		_, err = io.Copy(io.Discard, resp.Body) // so that the connection serves again
 	} else {
@@ -256,7 +254,7 @@ func (d *docker) do(ctx context.Context, method, path string, in any) (*http.Res
 	case resp.StatusCode < http.StatusBadRequest:
 		return resp, nil
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	refusal := &dockerError{Status: resp.StatusCode}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<16)).Decode(refusal); err != nil || refusal.Message == "" {
 		refusal.Message = resp.Status

@@ -57,10 +57,10 @@ func (b *boot) retry(ctx context.Context, what string, f func(context.Context) e
 			return fmt.Errorf("%s: gave up after %d attempts: %w", what, n+1, err)
 		}
 		ceiling := min(lastWait, firstWait<<min(n, 10))
-		wait := time.Duration(rand.Int64N(int64(ceiling)))
+		wait := time.Duration(rand.Int64N(int64(ceiling))) //nolint:gosec // spreads load, guards nothing
 		var failure *Failure
 		if errors.As(err, &failure) && failure.Wait > 0 {
-			wait = failure.Wait + time.Duration(rand.Int64N(int64(failure.Wait)))
+			wait = failure.Wait + time.Duration(rand.Int64N(int64(failure.Wait))) //nolint:gosec // as above
 		}
 		if err.Error() != told {
 			told = err.Error()

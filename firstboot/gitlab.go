@@ -114,7 +114,7 @@ func (g *gitlab) call(ctx context.Context, method, path string, in, out any) err
 	if err != nil {
 		return g.transportFailure(err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
 		return &Failure{Err: fmt.Errorf("GitLab's answer broke off: %w", err), Lost: true}

@@ -71,7 +71,7 @@ func Transport(roots *x509.CertPool, now func() time.Time) *http.Transport {
 // path is where an absolute path of the machine lies on this host.
 func (h *Host) path(p string) string { return filepath.Join(h.Root, p) }
 
-func (h *Host) logf(format string, args ...any) { fmt.Fprintf(h.Log, format+"\n", args...) }
+func (h *Host) logf(format string, args ...any) { _, _ = fmt.Fprintf(h.Log, format+"\n", args...) }
 
 // readFile reads a file of the machine; a missing one is no error and no data.
 func (h *Host) readFile(p string) ([]byte, error) {
@@ -83,8 +83,8 @@ func (h *Host) readFile(p string) ([]byte, error) {
 }
 
 // writeFile makes a file appear whole or not at all, and outlive a power cut: temporary name, fsync, rename, fsync
-// of the directory. Directories are made as needed, 0700.
-func (h *Host) writeFile(p string, data []byte, mode os.FileMode) error {
+// of the directory. It is for root alone (0600), and so are the directories that are made for it.
+func (h *Host) writeFile(p string, data []byte) error {
 	p = h.path(p)
 	dir := filepath.Dir(p)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -95,7 +95,7 @@ func (h *Host) writeFile(p string, data []byte, mode os.FileMode) error {
 		return diskError(err)
 	}
 	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	err = errors.Join(err, f.Chmod(0o600), f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), p)
 	}
@@ -155,7 +155,7 @@ func (console) Write(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	_ = f.SetWriteDeadline(time.Now().Add(2 * time.Second)) // not every console can be polled
 	return f.Write(p)
 }

@@ -34,8 +34,8 @@ func readJournal(h *Host) (*journal, error) {
 		return nil, err
 	}
 	j := &journal{}
-	if json.Unmarshal(data, j) != nil { // written by something else: it says nothing
-		return nil, nil
+	if json.Unmarshal(data, j) != nil {
+		return nil, nil //nolint:nilerr // written by something else: it says nothing
 	}
 	return j, nil
 }
@@ -45,7 +45,7 @@ func (j *journal) write(h *Host) error {
 	if err != nil {
 		return err
 	}
-	if err := h.writeFile(JournalFile, append(data, '\n'), 0o600); err != nil {
+	if err := h.writeFile(JournalFile, append(data, '\n')); err != nil {
 		return fmt.Errorf("write the journal %s: %w", JournalFile, err)
 	}
 	return nil

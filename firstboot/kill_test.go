@@ -100,7 +100,8 @@ func (m *machine) killed(t *testing.T, at int, after time.Duration) (boundaries 
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	var exit *exec.ExitError
-	if err != nil && !(errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL) {
+	died := errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
+	if err != nil && !died {
 		t.Fatalf("killed at %d, after %s: %v\n%s\n%s", at, after, err, out, stderr.String())
 	}
 	if n := regexp.MustCompile(`boundaries (\d+)`).FindSubmatch(out); n != nil {

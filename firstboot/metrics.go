@@ -40,7 +40,7 @@ func (b *boot) polls(ctx context.Context, c container) (polls, error) {
 	if err != nil {
 		return polls{}, err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		return polls{}, fmt.Errorf("GET http://%s/metrics: %s", address, resp.Status)
 	}

@@ -156,7 +156,7 @@ func (b *boot) registerByAPI(ctx context.Context, token string) error {
 		return &Failure{Err: fmt.Errorf("GitLab's answer names no runner"), Lost: true}
 	}
 	b.secrets = append(b.secrets, c.Token)
-	return b.h.writeFile(b.freshFile(), b.entryText(c), 0o600)
+	return b.h.writeFile(b.freshFile(), b.entryText(c))
 }
 
 // registerByContainer runs the documented command. Its entry goes to a file of its own, so that nothing but this
@@ -169,7 +169,7 @@ func (b *boot) registerByContainer(ctx context.Context, token string) error {
 	limit, cancel := context.WithTimeoutCause(ctx, time.Duration(b.spec.RegisterTimeout), errRegisterTimeout)
 	defer cancel()
 	code, err := b.docker.wait(limit, name)
-	timeout := context.Cause(limit) == errRegisterTimeout
+	timeout := errors.Is(context.Cause(limit), errRegisterTimeout)
 	if err != nil && !timeout {
 		return err // the daemon is gone or the boot's time is over: the container is found again
 	}

@@ -109,12 +109,12 @@ func (b *boot) start(ctx context.Context) error {
 // createAndStart runs a new container, pulling its image if it was not baked in. Of an attempt that failed nothing
 // stays.
 func (b *boot) createAndStart(ctx context.Context, name string, c containerConfig, h hostConfig) error {
-	_, err := b.docker.create(ctx, name, c, h)
+	err := b.docker.create(ctx, name, c, h)
 	if isNotFound(err) {
 		if err := b.pull(ctx, c.Image); err != nil {
 			return err
 		}
-		_, err = b.docker.create(ctx, name, c, h)
+		err = b.docker.create(ctx, name, c, h)
 	}
 	if err != nil && !hasStatus(err, http.StatusConflict) { // a conflict is our own, made by an attempt whose answer was lost
 		return err
@@ -147,15 +147,15 @@ func (b *boot) hasPolled(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	polls, err := b.polls(ctx, c)
-	if err != nil || polls.answered == 0 {
-		return false, nil // not yet
+	polls, notYet := b.polls(ctx, c)
+	answered := notYet == nil && polls.answered > 0
+	if answered {
+		b.report.LastPoll, b.report.Jobs = b.h.Now().UTC().Truncate(time.Second), polls.jobs
+		if b.report.FirstPoll == 0 {
+			b.report.FirstPoll = b.elapsed()
+		}
 	}
-	b.report.LastPoll, b.report.Jobs = b.h.Now().UTC().Truncate(time.Second), polls.jobs
-	if b.report.FirstPoll == 0 {
-		b.report.FirstPoll = b.elapsed()
-	}
-	return true, nil
+	return answered, nil
 }
 
 // waitPolled looks often at first, since the first poll comes some 100 ms after the start.

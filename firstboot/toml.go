@@ -80,7 +80,7 @@ func survey(doc []byte) (layout, error) {
 		n := p.Expression()
 		switch n.Kind {
 		case unstable.Table, unstable.ArrayTable:
-			key, first, last := keyOf(&p, n)
+			key, first, last := keyOf(n)
 			start := bytes.LastIndexByte(doc[:first], '\n') + 1
 			if n.Kind == unstable.ArrayTable && slices.Equal(key, []string{"runners"}) {
 				entry++
@@ -92,7 +92,7 @@ func survey(doc []byte) (layout, error) {
 			l.tables[len(l.tables)-1].end = start
 			l.tables = append(l.tables, t)
 		case unstable.KeyValue:
-			l.key(&p, n, l.tables[len(l.tables)-1])
+			l.key(n, l.tables[len(l.tables)-1])
 		}
 	}
 	l.tables[len(l.tables)-1].end = len(doc)
@@ -100,19 +100,19 @@ func survey(doc []byte) (layout, error) {
 }
 
 // key notes a key and, where its value is an inline table, the keys in it.
-func (l *layout) key(p *unstable.Parser, n *unstable.Node, in placed) {
-	key, _, _ := keyOf(p, n)
+func (l *layout) key(n *unstable.Node, in placed) {
+	key, _, _ := keyOf(n)
 	k := placed{path: slices.Concat(in.path, key), entry: in.entry, start: int(n.Raw.Offset), end: int(n.Raw.Offset + n.Raw.Length)}
 	l.keys = append(l.keys, k)
 	if v := n.Value(); v.Kind == unstable.InlineTable {
 		for it := v.Children(); it.Next(); {
-			l.key(p, it.Node(), k)
+			l.key(it.Node(), k)
 		}
 	}
 }
 
 // keyOf gives a key's parts and the offsets of its first and behind its last byte.
-func keyOf(p *unstable.Parser, n *unstable.Node) (key []string, first, last int) {
+func keyOf(n *unstable.Node) (key []string, first, last int) {
 	first = -1
 	for it := n.Key(); it.Next(); {
 		k := it.Node()

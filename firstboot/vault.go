@@ -57,7 +57,7 @@ func (b *boot) vaultFile(ctx context.Context, file, name string, from runner.Sec
 			return err
 		}
 	}
-	if err := b.h.writeFile(file, []byte(text+"\n"), 0o600); err != nil {
+	if err := b.h.writeFile(file, []byte(text+"\n")); err != nil {
 		return fmt.Errorf("make the vault: %w", err)
 	}
 	return nil

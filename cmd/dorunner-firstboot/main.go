@@ -94,14 +94,14 @@ var verbs = map[string]func(*invocation, context.Context, firstboot.Platform) er
 // Main runs one command and gives the exit code: 0, 1 for a failure, 2 for wrong usage.
 func Main(ctx context.Context, args []string, out, errOut io.Writer) int {
 	if len(args) == 0 {
-		fmt.Fprint(errOut, usage)
+		_, _ = fmt.Fprint(errOut, usage)
 		return 2
 	}
 	verb := strings.TrimLeft(args[0], "-")
 	i := &invocation{host: firstboot.Machine(), out: out}
 	f := flag.NewFlagSet(verb, flag.ContinueOnError)
 	f.SetOutput(errOut)
-	f.Usage = func() { fmt.Fprint(errOut, usage) }
+	f.Usage = func() { _, _ = fmt.Fprint(errOut, usage) }
 	f.StringVar(&i.host.Root, "root", "/", "the directory that is this machine's root")
 	switch verb {
 	case "drain":
@@ -117,16 +117,16 @@ func Main(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return 2
 	}
 	if f.NArg() > 0 {
-		fmt.Fprintf(errOut, "%s takes no argument %q\n", verb, f.Arg(0))
+		_, _ = fmt.Fprintf(errOut, "%s takes no argument %q\n", verb, f.Arg(0))
 		return 2
 	}
 	err := i.run(ctx, verb)
 	if errors.Is(err, errUsage) {
-		fmt.Fprintf(errOut, "there is no command %q\n\n%s", verb, usage)
+		_, _ = fmt.Fprintf(errOut, "there is no command %q\n\n%s", verb, usage)
 		return 2
 	}
 	if err != nil {
-		fmt.Fprintln(errOut, "dorunner-firstboot:", err)
+		_, _ = fmt.Fprintln(errOut, "dorunner-firstboot:", err)
 		return 1
 	}
 	return 0

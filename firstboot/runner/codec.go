@@ -20,10 +20,7 @@ type EncodeOptions struct {
 
 // Encode writes the spec as YAML, deterministically. A literal secret is ErrPlainSecret unless allowed.
 func Encode(s Spec, o EncodeOptions) ([]byte, error) {
-	var n yaml.Node
-	if err := n.Encode(s); err != nil {
-		return nil, err
-	}
+	var out any = s
 	for path, sec := range s.Secrets() {
 		if !sec.IsPlain() {
 			continue
@@ -31,14 +28,22 @@ func Encode(s Spec, o EncodeOptions) ([]byte, error) {
 		if !o.AllowPlain {
 			return nil, fmt.Errorf("runner.%s: %w", path, ErrPlainSecret)
 		}
-		if at := lookup(&n, path); at != nil {
+		n, ok := out.(*yaml.Node) // only a document with literals is worth the second encoding
+		if !ok {
+			n = new(yaml.Node)
+			if err := n.Encode(s); err != nil {
+				return nil, err
+			}
+			out = n
+		}
+		if at := lookup(n, path); at != nil {
 			at.SetString("plain:" + sec.value)
 		}
 	}
 	var b bytes.Buffer
 	e := yaml.NewEncoder(&b)
 	e.SetIndent(2)
-	if err := e.Encode(&n); err != nil {
+	if err := e.Encode(out); err != nil {
 		return nil, err
 	}
 	return b.Bytes(), e.Close()
