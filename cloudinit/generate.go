@@ -103,12 +103,20 @@ var unreachable = map[string][]string{
 	"aws": {"keyvault"}, "azure": {"ssm", "secretsmanager"}, "metal": {"ssm", "secretsmanager", "keyvault"},
 }
 
+// checkSecrets refuses references that the machine could not follow.
+func checkSecrets(s runner.Spec, cloud string) error {
+	for path, secret := range s.Secrets() {
+		if slices.Contains(unreachable[cloud], secret.Scheme()) {
+			return fmt.Errorf("runner.%s: %s cannot be read by a machine of target %s: use another kind of reference, such as file:", path, secret, cloud)
+		}
+	}
+	return nil
+}
+
 // Generate makes the user-data of one runner and judges the final bytes. The same input gives the same bytes.
 func Generate(s runner.Spec, o Options) (*Generated, error) {
-	for path, secret := range s.Secrets() {
-		if slices.Contains(unreachable[o.Cloud], secret.Scheme()) {
-			return nil, fmt.Errorf("runner.%s: %s cannot be read by a machine of target %s: use another kind of reference, such as file:", path, secret, o.Cloud)
-		}
+	if err := checkSecrets(s, o.Cloud); err != nil {
+		return nil, err
 	}
 	own, err := UserData(s, UserDataOptions{AllowPlain: o.AllowPlain})
 	if err != nil {
@@ -139,7 +147,7 @@ func Generate(s runner.Spec, o Options) (*Generated, error) {
 		var spec []byte
 		if spec, err = runner.Encode(s, runner.EncodeOptions{AllowPlain: o.AllowPlain}); err == nil {
 			text, err = templates.Render("cloudinit/write-runner.sh", map[string]string{
-				"File": RunnerFile, "Content": wrap(base64.StdEncoding.EncodeToString(spec))})
+				"File": RunnerFile, "Content": strings.TrimSpace(wrap(base64.StdEncoding.EncodeToString(spec)))})
 		}
 	default:
 		return nil, fmt.Errorf("format %q is none of cloud-config, mime and script", o.Format)

@@ -142,7 +142,11 @@ func (l *linter) unknown(d *document, kn *yaml.Node, k *key, path string) {
 	}
 	switch {
 	case !k.free():
-		l.add(d.layer, d.off(kn), "unknown-key", false, path, hint, "cloud-init knows no key of this name and ignores it")
+		message := "cloud-init knows no key of this name and ignores it"
+		if l.Kind == "hosts" {
+			message = "there is no key of this name"
+		}
+		l.add(d.layer, d.off(kn), "unknown-key", false, path, hint, "%s", message)
 	case s != "":
 		l.add(d.layer, d.off(kn), "unknown-key", true, path, hint, "the name is close to one that is known")
 	}

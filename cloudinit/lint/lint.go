@@ -88,10 +88,15 @@ func Lint(data []byte, o Options) *Report {
 	default:
 		l.userData(data)
 	}
+	l.sort()
+	return &l.report
+}
+
+// sort puts the findings in the order in which their places stand in the file.
+func (l *linter) sort() {
 	slices.SortStableFunc(l.report.Findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.InLine, b.InLine), cmp.Compare(a.InCol, b.InCol))
 	})
-	return &l.report
 }
 
 func (l *linter) userData(data []byte) {

@@ -63,12 +63,6 @@ func (l *linter) device(d *document, dev *yaml.Node, path string) {
 	bad := func(n *yaml.Node, sub, hint, format string, args ...any) {
 		l.add(d.layer, d.off(n), "value", false, path+"."+sub, hint, format, args...)
 	}
-	items := func(n *yaml.Node) []*yaml.Node {
-		if n == nil {
-			return nil
-		}
-		return n.Content
-	}
 	for _, a := range items(get(dev, "addresses")) {
 		if a = resolved(a); a.Kind == yaml.ScalarNode {
 			if _, err := netip.ParsePrefix(a.Value); err != nil {

@@ -16,10 +16,14 @@ var network1Text string
 //go:embed network2.txt
 var network2Text string
 
+//go:embed hosts.txt
+var hostsText string
+
 // The tables are read once, when first needed.
 var (
 	cloudConfigKeys = sync.OnceValue(func() *key { return parseTable(keysText) })
 	network1Keys    = sync.OnceValue(func() *key { return parseTable(network1Text) })
+	hostsKeys       = sync.OnceValue(func() *key { return parseTable(hostsText) })
 	network2Keys    = sync.OnceValue(func() *key { return parseTable(network2Text) })
 )
 

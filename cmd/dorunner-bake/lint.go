@@ -2,12 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/spf13/cobra"
 
+	"github.com/dorunner/dorunner-bake/cloudinit"
 	"github.com/dorunner/dorunner-bake/cloudinit/lint"
 	"github.com/dorunner/dorunner-bake/images"
 )
@@ -79,6 +81,34 @@ func (a *app) findings(file string, r *lint.Report) error {
 		}
 	}
 	return nil
+}
+
+// judged reads a file of the author's that goes to a machine as it is; errors in it are shown where they are.
+func (a *app) judged(file, kind string) ([]byte, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	r := lint.Lint(b, lint.Options{Kind: kind})
+	for _, f := range r.Findings {
+		_, _ = fmt.Fprint(a.err, f.Text(file))
+	}
+	if r.Errors() > 0 {
+		return nil, exitError(exitUsage)
+	}
+	return b, nil
+}
+
+// shown prints findings in a file of the author's; they are the whole error.
+func (a *app) shown(err error) error {
+	var wrong *cloudinit.FileError
+	if !errors.As(err, &wrong) {
+		return usageError{err}
+	}
+	for _, f := range wrong.Findings {
+		_, _ = fmt.Fprint(a.err, f.Text(wrong.File))
+	}
+	return exitError(exitUsage)
 }
 
 // read reads a file, or standard input for -.

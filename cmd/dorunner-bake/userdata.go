@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/renameio/v2"
@@ -63,11 +64,11 @@ refused unless --allow-plain-secrets is given.`,
 		if err != nil {
 			return err
 		}
-		plan, err := a.plan(args[0], over, true)
+		plan, err := a.runnerPlan(over, true)
 		if err != nil {
 			return err
 		}
-		o.Cloud, o.CloudInit = plan.Target, plan.Base.CloudInit
+		o.Cloud, o.CloudInit = args[0], plan.Base.CloudInit
 		if o.Sources, err = a.sources(merge, o); err != nil {
 			return err
 		}
@@ -84,6 +85,20 @@ refused unless --allow-plain-secrets is given.`,
 		return a.write(out, g.Data)
 	}
 	return cmd
+}
+
+// runnerPlan decides who the machine is. What a target needs for baking is not asked for: the image is there already.
+func (a *app) runnerPlan(over []images.Override, identity bool) (*images.Plan, error) {
+	s, dir, err := a.spec()
+	if err != nil {
+		return nil, err
+	}
+	plan, err := images.Resolve(s, "metal", images.Options{Overrides: over, AllowSmall: true, Launch: identity, Dir: dir})
+	if err != nil {
+		return nil, err
+	}
+	a.warn(slices.DeleteFunc(plan.Warnings, func(p images.Problem) bool { return strings.HasPrefix(p.Path, "metal.") }))
+	return plan, nil
 }
 
 // sources reads the author's own parts and judges each in its own file.

@@ -3,7 +3,8 @@
 set -eu
 umask 077
 mkdir -p "$(dirname '{{.File}}')"
-base64 -d > '{{.File}}.new' <<'END'
-{{.Content}}END
+base64 -d >'{{.File}}.new' <<'END'
+{{.Content}}
+END
 mv '{{.File}}.new' '{{.File}}'
 systemctl restart --no-block dorunner-firstboot.service

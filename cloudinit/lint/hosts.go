@@ -1,0 +1,116 @@
+package lint
+
+import (
+	"net"
+	"net/netip"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/dorunner/dorunner-bake/cloudinit/decode"
+	"github.com/dorunner/dorunner-bake/firstboot/runner"
+)
+
+// hosts judges a hosts.yaml: every machine named, nothing given to two of them.
+func (l *linter) hosts(d *document) {
+	l.check(d, d.root, hostsKeys(), "")
+	seen := map[string]*yaml.Node{}
+	once := func(n *yaml.Node, what, value string) {
+		if first := seen[what+value]; first != nil {
+			l.add(d.layer, d.off(n), "duplicate", false, "", "give each machine its own", "the %s %s is taken: line %d has it", what, n.Value, first.Line)
+			return
+		}
+		seen[what+value] = n
+	}
+	list := get(d.root, "hosts")
+	if list == nil || list.Kind != yaml.SequenceNode {
+		return
+	}
+	if len(list.Content) == 0 {
+		l.add(d.layer, d.off(list), "missing-key", false, "hosts", "", "no machine is listed")
+	}
+	for _, h := range list.Content {
+		h = resolved(h)
+		if h.Kind != yaml.MappingNode {
+			continue
+		}
+		name := get(h, "name")
+		if name == nil || name.Value == "" {
+			l.add(d.layer, d.off(h), "missing-key", false, "", "", `"name" is required here`)
+		} else {
+			once(name, "name", strings.ToLower(name.Value))
+			if !hostnameForm.MatchString(name.Value) || len(name.Value) > 64 {
+				l.add(d.layer, d.off(name), "value", false, "", "use letters, digits and dashes", "%q cannot name a machine", name.Value)
+			}
+		}
+		if mac := get(h, "mac"); mac != nil {
+			if hw, err := net.ParseMAC(mac.Value); err != nil || len(hw) != 6 {
+				l.add(d.layer, d.off(mac), "value", false, "", "write it as 52:54:00:12:34:56, quoted", "%q is not a MAC address", mac.Value)
+			} else {
+				once(mac, "MAC address", hw.String())
+			}
+		}
+		if serial := get(h, "serial"); serial != nil {
+			if strings.ContainsAny(serial.Value, " \t\n") || serial.Value == "" {
+				l.add(d.layer, d.off(serial), "value", false, "", "take it from dmidecode -s system-serial-number", "%q is not a serial number", serial.Value)
+			}
+			once(serial, "serial number", strings.ToLower(serial.Value))
+		}
+		for _, a := range items(get(h, "addresses")) {
+			p, err := netip.ParsePrefix(a.Value)
+			if err != nil {
+				l.add(d.layer, d.off(a), "value", false, "", "write it as 192.0.2.10/24", "%q is not an address with the length of its network", a.Value)
+				continue
+			}
+			once(a, "address", p.Addr().String())
+		}
+		for _, key := range []string{"gateway", "dns"} {
+			n := get(h, key)
+			for _, a := range append(items(n), scalar(n)...) {
+				if _, err := netip.ParseAddr(a.Value); err != nil {
+					l.add(d.layer, d.off(a), "value", false, key, "", "%q is not an IP address", a.Value)
+				}
+			}
+		}
+	}
+	for _, h := range append(items(list), get(d.root, "defaults")) {
+		if h == nil {
+			continue
+		}
+		if token := get(resolved(h), "token"); token != nil {
+			if _, err := runner.ParseSecret(token.Value); err != nil {
+				l.add(d.layer, d.off(token), "value", false, "token", "", "%v", err)
+			}
+		}
+	}
+}
+
+func items(n *yaml.Node) []*yaml.Node {
+	if n == nil || n.Kind != yaml.SequenceNode {
+		return nil
+	}
+	out := make([]*yaml.Node, len(n.Content))
+	for i, c := range n.Content {
+		out[i] = resolved(c)
+	}
+	return out
+}
+
+func scalar(n *yaml.Node) []*yaml.Node {
+	if n == nil || n.Kind != yaml.ScalarNode {
+		return nil
+	}
+	return []*yaml.Node{n}
+}
+
+// Hosts judges a hosts.yaml and gives its text's root for decoding; nil when it cannot be read.
+func Hosts(data []byte) (*yaml.Node, []Finding) {
+	l := &linter{Options: Options{Kind: "hosts"}, seen: map[string]bool{}}
+	layer := &decode.Layer{Data: data}
+	root := l.parse(layer)
+	if root != nil {
+		l.hosts(&document{layer: layer, root: root})
+	}
+	l.sort()
+	return root, l.report.Findings
+}
