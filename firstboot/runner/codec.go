@@ -53,6 +53,12 @@ func Encode(s Spec, o EncodeOptions) ([]byte, error) {
 // Empty data changes nothing.
 func Decode(s *Spec, data []byte) error {
 	next := *s
+	for _, b := range []**bool{&next.RunUntagged, &next.Locked, &next.Debug, &next.DrainOnShutdown} {
+		if *b != nil { // the decoder writes through pointers: into a spec that this one was copied from, too
+			v := **b
+			*b = &v
+		}
+	}
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.KnownFields(true)
 	if err := d.Decode(&next); err != nil {
