@@ -24,6 +24,10 @@ import (
 func writeFormats(ctx context.Context, env *builder.Env, source, sourceFormat string, consume bool) (builder.Artifact, error) {
 	formats := env.Plan.Spec.Metal.Formats
 	var out builder.Artifact
+	name, err := env.Plan.ImageName(env.Plan.Hash, time.Now())
+	if err != nil {
+		return out, err
+	}
 	// The raw file comes last, so that the others can still be made from a source that is moved.
 	for _, raw := range []bool{false, true} {
 		for i, format := range formats {
@@ -35,11 +39,12 @@ func writeFormats(ctx context.Context, env *builder.Env, source, sourceFormat st
 				return out, err
 			}
 			env.Progress.Count("images", int64(i), int64(len(formats)), "files")
+			result := filepath.Join(env.OutDir, name+"."+format)
 			move := consume && raw && sourceFormat == "raw"
 			if err := convert(ctx, source, sourceFormat, temp, format, move); err != nil {
-				return out, explainFull(fmt.Errorf("writing %s: %w", resultFile(env, format), err), env.OutDir)
+				return out, explainFull(fmt.Errorf("writing %s: %w", result, err), env.OutDir)
 			}
-			id := builder.ImageID{ID: resultFile(env, format), Format: format}
+			id := builder.ImageID{ID: result, Format: format}
 			var err error
 			if id.Size, id.SHA256, err = digest(ctx, temp); err != nil {
 				return out, err
@@ -62,10 +67,6 @@ func writeFormats(ctx context.Context, env *builder.Env, source, sourceFormat st
 		}
 	}
 	return out, nil
-}
-
-func resultFile(env *builder.Env, format string) string {
-	return filepath.Join(env.OutDir, env.Plan.Spec.Image.Name+"."+format)
 }
 
 func tempFile(env *builder.Env, format string) string {

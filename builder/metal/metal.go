@@ -149,7 +149,7 @@ func (c *Cloud) Find(ctx context.Context, env *builder.Env) (builder.Artifact, b
 	}
 	found := builder.Artifact{Reused: true}
 	for _, format := range env.Plan.Spec.Metal.Formats {
-		i := slices.IndexFunc(m.Artifact.Images, func(id builder.ImageID) bool { return id.ID == resultFile(env, format) })
+		i := slices.IndexFunc(m.Artifact.Images, func(id builder.ImageID) bool { return id.Format == format })
 		if i < 0 {
 			return none, false, nil
 		}

@@ -277,8 +277,7 @@ func (g *chrootGuest) Download(_ context.Context, file string, w io.Writer) erro
 	return readFile(root, file, w)
 }
 
-// StartDocker runs the image's own containerd and dockerd as its units would, in a network namespace without a way
-// out: a second daemon would take this machine's docker0 away.
+// StartDocker runs the image's own containerd and dockerd as its units would, in a network of their own.
 func (g *chrootGuest) StartDocker(ctx context.Context) (func(context.Context) error, error) {
 	cgroup := "dorunner-" + g.env.BakeID
 	if err := record(g.env, kindCgroup, cgroup, func(context.Context, builder.Entry) error { return removeCgroup(cgroup) }); err != nil {
@@ -288,12 +287,17 @@ func (g *chrootGuest) StartDocker(ctx context.Context) (func(context.Context) er
 	if err != nil {
 		return nil, err
 	}
+	n, err := newNetwork(localRegistries(g.env.Plan))
+	if err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
 	var running []*daemon
 	stop := func(ctx context.Context) error {
 		var errs []error
 		for _, d := range slices.Backward(running) { // dockerd before its containerd
 			errs = append(errs, d.stop(ctx))
 		}
+		errs = append(errs, n.close())
 		if err := removeCgroup(cgroup); err != nil {
 			errs = append(errs, err)
 		} else {
@@ -307,7 +311,7 @@ func (g *chrootGuest) StartDocker(ctx context.Context) (func(context.Context) er
 		{"dockerd", "--host=unix:///run/docker.sock", "--containerd=/run/containerd/containerd.sock",
 			"--iptables=false", "--ip6tables=false", "--bridge=none", "--cgroup-parent=/" + cgroup},
 	} {
-		d, err := startDaemon(g.space.chroot([]string{"unshare", "--net", "--"}, argv, nil), log)
+		d, err := startDaemon(g.space.chroot(n.enter(), argv, n.env()), log)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("starting the image's %s: %w", argv[0], err), stop(context.WithoutCancel(ctx)))
 		}
