@@ -3,7 +3,6 @@ package images
 import (
 	"fmt"
 	"reflect"
-	"regexp"
 	"strings"
 	"time"
 
@@ -74,7 +73,7 @@ var awsTarget = target{
 			r.bad("aws.share", "an image under the account's own EBS key cannot be shared", "name a key of yours that the others may use with aws.kms_key, best by an alias that every region has")
 		}
 		for key := range a.Tags {
-			if !awsTag.MatchString(key) || strings.HasPrefix(key, "aws:") {
+			if !awsTag.matches(key) || strings.HasPrefix(key, "aws:") {
 				r.bad(child("aws.tags", key), fmt.Sprintf("%q cannot be a tag's key", key), "use letters, digits and _.:=+-@, not beginning with aws: (machines read their tags as file names)")
 			}
 		}
@@ -83,12 +82,12 @@ var awsTarget = target{
 	},
 }
 
-var (
-	awsRegion    = regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-[0-9]$`)
-	awsAccount   = regexp.MustCompile(`^([0-9]{12}|arn:aws[a-z-]*:organizations::[0-9]{12}:(organization|ou)/[a-z0-9/-]+)$`)
-	awsImage     = regexp.MustCompile(`^ami-[0-9a-f]{8,17}$`)
-	awsSubnet    = regexp.MustCompile(`^subnet-[0-9a-f]{8,17}$`)
-	awsGroup     = regexp.MustCompile(`^sg-[0-9a-f]{8,17}$`)
-	awsParameter = regexp.MustCompile(`^/[a-zA-Z0-9._/-]{1,500}$`)
-	awsTag       = regexp.MustCompile(`^[a-zA-Z0-9_.:=+@-]{1,127}$`)
+const (
+	awsRegion    = form(`^[a-z]{2}(-[a-z]+)+-[0-9]$`)
+	awsAccount   = form(`^([0-9]{12}|arn:aws[a-z-]*:organizations::[0-9]{12}:(organization|ou)/[a-z0-9/-]+)$`)
+	awsImage     = form(`^ami-[0-9a-f]{8,17}$`)
+	awsSubnet    = form(`^subnet-[0-9a-f]{8,17}$`)
+	awsGroup     = form(`^sg-[0-9a-f]{8,17}$`)
+	awsParameter = form(`^/[a-zA-Z0-9._/-]{1,500}$`)
+	awsTag       = form(`^[a-zA-Z0-9_.:=+@-]{1,127}$`)
 )

@@ -2,7 +2,6 @@ package images
 
 import (
 	"reflect"
-	"regexp"
 )
 
 // Azure is the target that bakes managed images and gallery versions.
@@ -80,9 +79,9 @@ var azureTarget = target{
 	},
 }
 
-var (
-	azureGroup    = regexp.MustCompile(`^[\p{L}\p{N}_().-]{0,89}[\p{L}\p{N}_()-]$`)
-	azureID       = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
-	azureLocation = regexp.MustCompile(`^[a-z0-9]+$`)
-	azureVersion  = regexp.MustCompile(`^(auto|[0-9]+\.[0-9]+\.[0-9]+)$`)
+const (
+	azureGroup    = form(`^[\p{L}\p{N}_().-]{0,89}[\p{L}\p{N}_()-]$`)
+	azureID       = form(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+	azureLocation = form(`^[a-z0-9]+$`)
+	azureVersion  = form(`^(auto|[0-9]+\.[0-9]+\.[0-9]+)$`)
 )

@@ -43,22 +43,22 @@ func Load(file string, data []byte) (*Spec, Problems) {
 	return s, src.problems
 }
 
-var (
-	syntaxPrefix = regexp.MustCompile(`^yaml: (line \d+: )?`)
+const (
+	syntaxPrefix = `^yaml: (line \d+: )?`
 	// secretLine finds what may be a secret in a line that is no YAML, where no node says so.
-	secretLine = regexp.MustCompile(`(?i)(tok|pass|secret|salt|content|key)\w*["']?\s*[:=]\s*`)
+	secretLine = `(?i)(tok|pass|secret|salt|content|key)\w*["']?\s*[:=]\s*`
 )
 
 // syntax reports text that is no YAML.
 func (s *source) syntax(err error) {
 	line := s.brokenLine()
 	text := s.lines[line-1]
-	if at := secretLine.FindStringIndex(text); at != nil {
+	if at := regexp.MustCompile(secretLine).FindStringIndex(text); at != nil {
 		s.hide[line] = utf8.RuneCountInString(text[:at[1]]) + 1
 	}
 	column := len(text) - len(strings.TrimLeft(text, " \t")) + 1
 	s.problems = append(s.problems, s.problemIn(line, column, utf8.RuneCountInString(text), "",
-		"this is not YAML: "+syntaxPrefix.ReplaceAllString(err.Error(), ""), "check the indentation, colons and quotes here"))
+		"this is not YAML: "+regexp.MustCompile(syntaxPrefix).ReplaceAllString(err.Error(), ""), "check the indentation, colons and quotes here"))
 }
 
 // brokenLine finds where text stops being YAML: the first line of what cannot be parsed together with all before it.
@@ -255,7 +255,7 @@ func (d *decoder) hideSecret(n *yaml.Node) {
 
 // secretish says whether a key, perhaps mistyped, may stand before a secret.
 func secretish(key string) bool {
-	if secretLine.MatchString(key + ":") {
+	if form(secretLine).matches(key + ":") {
 		return true
 	}
 	return slices.ContainsFunc([]string{"token", "password", "content", "salt", "secret"}, func(word string) bool {

@@ -99,7 +99,9 @@ func imageName(i Image, hash string, now time.Time) (string, error) {
 }
 
 // templateNoise is what text/template says beyond the mistake: the template's name and position, and Go's types.
-var templateNoise = regexp.MustCompile(`template: [a-z.]+:\d+(:\d+)?: (executing "[^"]*" at )?| in type [\w.]+`)
+const templateNoise = `template: [a-z.]+:\d+(:\d+)?: (executing "[^"]*" at )?| in type [\w.]+`
 
 // templateError leaves of an error of text/template what an author understands.
-func templateError(text string) string { return templateNoise.ReplaceAllString(text, "") }
+func templateError(text string) string {
+	return regexp.MustCompile(templateNoise).ReplaceAllString(text, "")
+}

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"runtime"
 	"strings"
 	"time"
@@ -86,7 +85,7 @@ var metalTarget = target{
 	},
 }
 
-var sha256Form = regexp.MustCompile(`^[0-9a-fA-F]{64}$`)
+const sha256Form = form(`^[0-9a-fA-F]{64}$`)
 
 // metalBase checks a base disk of the author's own.
 func (r *rules) metalBase() {

@@ -55,9 +55,14 @@ func (r *rules) oneOf(path, value string, of ...string) {
 	r.bad(path, fmt.Sprintf("%q is not known here", value), hint)
 }
 
+// form is a regular expression that is compiled when it is needed: most programs that hold these need none of them.
+type form string
+
+func (f form) matches(s string) bool { return regexp.MustCompile(string(f)).MatchString(s) }
+
 // matches holds a value that was given against its form.
-func (r *rules) matches(path, value string, form *regexp.Regexp, what, hint string) {
-	if value != "" && !form.MatchString(value) {
+func (r *rules) matches(path, value string, want form, what, hint string) {
+	if value != "" && !want.matches(value) {
 		r.bad(path, fmt.Sprintf("%q is not %s", value, what), hint)
 	}
 }
@@ -108,12 +113,12 @@ func (r *rules) given() {
 	check("azure.sizes", len(s.Azure.Sizes) == 0, "the list is empty")
 }
 
-var (
-	versionForm = regexp.MustCompile(`^[0-9][0-9A-Za-z.+:~-]*$`)
-	userForm    = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
-	serverForm  = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?$`)
-	mirrorForm  = regexp.MustCompile(`^https?://[^\s'"$]+$`)
-	nameForm    = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,78}[a-zA-Z0-9_]$`)
+const (
+	versionForm = form(`^[0-9][0-9A-Za-z.+:~-]*$`)
+	userForm    = form(`^[a-z_][a-z0-9_-]{0,31}$`)
+	serverForm  = form(`^[a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?$`)
+	mirrorForm  = form(`^https?://[^\s'"$]+$`)
+	nameForm    = form(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,78}[a-zA-Z0-9_]$`)
 )
 
 // image checks what goes into an image, whatever the target.
@@ -123,10 +128,10 @@ func (r *rules) image() {
 	r.oneOf("image.arch", i.Arch, Arches...)
 	if name, err := imageName(i, strings.Repeat("0", 64), anyDate); err != nil {
 		r.bad("image.name", err.Error(), "the fields are .OS, .Arch, .Hash and .Date")
-	} else if !nameForm.MatchString(name) {
+	} else if !nameForm.matches(name) {
 		r.bad("image.name", fmt.Sprintf("%q cannot name an image on every cloud", name), "use 2 to 80 letters, digits, dots, dashes and underscores")
 	}
-	if src := i.Docker.Source; src != "docker" && src != "distro" && !mirrorForm.MatchString(src) {
+	if src := i.Docker.Source; src != "docker" && src != "distro" && !mirrorForm.matches(src) {
 		r.oneOf("image.docker.source", src, "docker", "distro", "https://MIRROR")
 	}
 	r.matches("image.docker.version", i.Docker.Version, versionForm, "a version of a package", `write the beginning of one, for example "26.1"`)
