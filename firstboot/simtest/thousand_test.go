@@ -36,22 +36,23 @@ func TestThousandFirstBoots(t *testing.T) {
 	for _, tt := range []struct {
 		name, mode string
 		retries    int
-		ours       bool // the requests are this program's own to space; a register command has its own ways
+		atMost     float64 // requests per machine, polls aside
+		waves      bool    // the register command itself comes back when it was told to: nothing of ours can spread that
 	}{
-		{"api", "api", 0, true},
-		{"container of 15.11", "container", 0, false},
-		{"container of 19.4", "container", 5, false},
+		{"api", "api", 0, 2.2, false},
+		{"container of 15.11", "container", 0, 2.5, false}, // one more: the look before the container is run
+		{"container of 19.4", "container", 5, 3, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if testing.Short() && !tt.ours {
-				t.Skip("for its figures")
+			if testing.Short() && tt.mode != "api" {
+				t.Skip("for the whole run")
 			}
-			thousand(t, tt.mode, tt.retries, tt.ours)
+			thousand(t, tt.mode, tt.retries, tt.atMost, tt.waves)
 		})
 	}
 }
 
-func thousand(t *testing.T, mode string, retries int, ours bool) {
+func thousand(t *testing.T, mode string, retries int, atMost float64, waves bool) {
 	const machines, perMinute = 1000, 600
 	base := t.TempDir()
 	if _, err := os.Stat("/dev/shm"); err == nil { // ten thousand fsyncs are not what is tested
@@ -118,11 +119,11 @@ func thousand(t *testing.T, mode string, retries int, ours bool) {
 		for i, n := range histogram {
 			t.Logf("%4ds %4d %s", i*5, n, strings.Repeat("#", (n+9)/10))
 		}
-		if got := float64(asked) / machines; ours && got > 2.2 {
-			t.Errorf("%.2f requests per machine, at most 2.2", got)
+		if got := float64(asked) / machines; got > atMost {
+			t.Errorf("%.2f requests per machine, at most %.1f", got, atMost)
 		}
 		for s, n := range perSecond {
-			if ours && s > 0 && n > machines/20 {
+			if !waves && s > 0 && n > machines/20 {
 				t.Errorf("a wave: %d requests in second %d", n, s)
 			}
 		}
