@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -125,14 +126,16 @@ func (c *Cloud) Undoes() map[string]builder.Undo {
 	a := c.acct
 	return map[string]builder.Undo{
 		kindBake: func(ctx context.Context, e builder.Entry) error {
-			return a.sweep(ctx, e.Region, e.ID[:strings.LastIndex(e.ID, "/")])
+			_, err := a.sweep(ctx, e.Region, e.Attrs["bake"])
+			return err
 		},
 		kindInstance: func(ctx context.Context, e builder.Entry) error {
 			return a.fresh(ctx, e, func(ctx context.Context) error { return a.terminate(ctx, e.Region, e.ID) })
 		},
 		kindGroup: func(ctx context.Context, e builder.Entry) error {
 			// A machine that we were never told of may be in it: machines first.
-			if err := a.sweep(ctx, e.Region, e.Attrs["bake"]); err != nil {
+			removed, err := a.sweep(ctx, e.Region, e.Attrs["bake"])
+			if err != nil || slices.Contains(removed, e.ID) {
 				return err
 			}
 			return a.fresh(ctx, e, func(ctx context.Context) error { return a.deleteGroup(ctx, e.Region, e.ID) })

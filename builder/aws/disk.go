@@ -53,6 +53,9 @@ func openDisk(file string) *disk {
 	if err != nil {
 		return fail("%s: %w", beside, err)
 	}
+	if d.manifest.Sizes == nil {
+		d.manifest.Sizes = map[string]int64{}
+	}
 	if d.manifest.Platform != "aws" {
 		return fail("disk %s was baked for %s and would not find its way on EC2: bake it with `dorunner-bake metal --platform aws`", file, d.manifest.Platform)
 	}
@@ -137,6 +140,10 @@ func (c *Cloud) publish(ctx context.Context, env *builder.Env) (builder.Artifact
 	}
 	id, err := c.register(ctx, env, snapshot, boot)
 	if err != nil {
+		return builder.Artifact{}, err
+	}
+	// The snapshot is the image's from now on, and goes with it.
+	if err := env.Ledger.Done(kindUpload, snapshot); err != nil {
 		return builder.Artifact{}, err
 	}
 	env.Progress.Info("image %s in %s: %s", id, c.region, c.name)

@@ -55,7 +55,6 @@ func (c *Cloud) Distribute(ctx context.Context, env *builder.Env, a builder.Arti
 		}
 		out.Images = append(out.Images, builder.ImageID{Region: r, ID: id, Format: "ami", Size: a.Images[0].Size})
 	}
-	c.keepSnapshots(env, done)
 	if err := c.announce(ctx, env, out); err != nil {
 		return out, err
 	}
@@ -155,17 +154,6 @@ func (c *Cloud) finish(ctx context.Context, _ *builder.Env, region string, image
 		return fmt.Errorf("marking the image as finished: %w", explain(region, err))
 	}
 	return nil
-}
-
-// keepSnapshots takes uploaded snapshots out of the ledger: they are the image's now.
-func (c *Cloud) keepSnapshots(env *builder.Env, images []types.Image) {
-	for _, i := range images {
-		for _, s := range snapshotsOf(i) {
-			if err := env.Ledger.Keep(kindUpload, s); err != nil {
-				env.Progress.Warn("ledger: %v", err)
-			}
-		}
-	}
 }
 
 // announce writes the parameter that machines and stacks look the image up by, in each region.

@@ -240,12 +240,12 @@ func (a *account) remove(ctx context.Context, l Left) error {
 
 // sweep removes whatever a bake has left in a region. When a call's outcome is unknown, it looks again for as long as
 // something new may stay hidden.
-func (a *account) sweep(ctx context.Context, region, bakeID string) error {
+func (a *account) sweep(ctx context.Context, region, bakeID string) (removed []string, err error) {
 	a.mu.Lock()
 	unsure, spared := a.unsure[region], maps.Clone(a.spared)
 	a.mu.Unlock()
 	began := time.Now()
-	return insist(ctx, func(ctx context.Context) (bool, error) {
+	err = insist(ctx, func(ctx context.Context) (bool, error) {
 		list, err := a.left(ctx, region, bakeID)
 		if err != nil {
 			return false, err
@@ -256,10 +256,12 @@ func (a *account) sweep(ctx context.Context, region, bakeID string) error {
 			if err := a.remove(ctx, l); err != nil {
 				errs = append(errs, fmt.Errorf("left behind: %s: %w", l, err))
 			}
+			removed = append(removed, l.ID)
 		}
 		if len(errs) > 0 {
 			return false, errors.Join(errs...)
 		}
 		return len(list) == 0 && (!unsure || time.Since(began) > settling), nil
 	})
+	return removed, err
 }

@@ -81,7 +81,6 @@ func (c *Cloud) keepFailed(ctx context.Context, env *builder.Env, a builder.Arti
 	if err := c.finish(ctx, env, c.region, c.image); err != nil {
 		return err
 	}
-	c.keepSnapshots(env, []types.Image{c.image})
 	return env.Ledger.Keep(kindImage, a.Images[0].ID)
 }
 

@@ -41,6 +41,9 @@ Exit codes: 0 done, 1 failed (nothing is left behind, or it is named), 2 the spe
 		add(root, "Bake an image:", bakeCmd(a, t))
 	}
 	add(root, "Write a spec:", initCmd(a), validateCmd(a))
+	add(root, "Tell machines who they are:", userDataCmd(a), isoCmd(a), lintCmd(a))
+	add(root, "Run machines:", launchCmd(a))
+	add(root, "Keep house:", imagesCmd(a), gcCmd(a))
 	root.AddCommand(versionCmd(a))
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	usageArgs(root)

@@ -224,6 +224,22 @@ func (s *Server) AddSubnet(regionName, id, zone string, public bool) {
 	r.subnets = append(r.subnets, subnet{id, zone, "vpc-own", false, public})
 }
 
+// RemoveNetworks leaves every region without a network.
+func (s *Server) RemoveNetworks() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.regions {
+		r.subnets = nil
+	}
+}
+
+// Untag takes every tag off an image.
+func (s *Server) Untag(regionName, imageID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.regions[regionName].images[imageID].tags)
+}
+
 // Refer makes something use an image, as DescribeImageReferences tells.
 func (s *Server) Refer(regionName, imageID string, ref Reference) {
 	s.mu.Lock()
