@@ -25,7 +25,7 @@ type Azure struct {
 	FromVHD       string            `yaml:"from_vhd"`
 	Cloud         string            `yaml:"cloud"`    // public (default), government, china
 	Auth          string            `yaml:"auth"`     // default, cli, environment, managed-identity, workload-identity
-	Endpoint      string            `yaml:"endpoint"` // of a Resource Manager other than the cloud's own
+	Endpoint      string            `yaml:"endpoint"` // of a Resource Manager other than the cloud's own; default AZURE_RESOURCE_MANAGER_ENDPOINT
 }
 
 // azureTarget is the row of the Azure target.

@@ -87,12 +87,21 @@ type machine struct {
 
 // New makes the Cloud of one bake. Nothing is asked of Azure yet.
 func New(plan *images.Plan, o Options) (*Cloud, error) {
+	c, err := Open(plan.Spec.Azure, o)
+	if err == nil {
+		c.planHash = plan.Hash
+	}
+	return c, err
+}
+
+// Open makes a Cloud that bakes nothing: it looks at what is there, and gives back.
+func Open(spec images.Azure, o Options) (*Cloud, error) {
 	o.defaults()
-	a, err := newAPI(plan.Spec.Azure, o)
+	a, err := newAPI(spec, o)
 	if err != nil {
 		return nil, err
 	}
-	return &Cloud{Options: o, spec: plan.Spec.Azure, api: a, planHash: plan.Hash}, nil
+	return &Cloud{Options: o, spec: spec, api: a}, nil
 }
 
 // gallery tells whether a gallery version is wanted; otherwise a managed image is the result.

@@ -67,22 +67,23 @@ func configuration(spec images.Azure) (cloud.Configuration, bool, error) {
 	if !ok {
 		return conf, false, fmt.Errorf("azure.cloud: %q is not known: write public, government or china", spec.Cloud)
 	}
-	if spec.Endpoint == "" {
+	endpoint := cmp.Or(spec.Endpoint, os.Getenv("AZURE_RESOURCE_MANAGER_ENDPOINT"))
+	if endpoint == "" {
 		return conf, false, nil
 	}
-	u, err := url.Parse(spec.Endpoint)
+	u, err := url.Parse(endpoint)
 	if err != nil || u.Host == "" {
-		return conf, false, fmt.Errorf("azure.endpoint: %q is not a URL", spec.Endpoint)
+		return conf, false, fmt.Errorf("azure.endpoint: %q is not a URL", endpoint)
 	}
 	host := u.Hostname()
 	loopback := host == "localhost" || net.ParseIP(host).IsLoopback()
 	if u.Scheme != "https" && !loopback {
-		return conf, false, fmt.Errorf("azure.endpoint: %s would send the credentials unencrypted: use https", spec.Endpoint)
+		return conf, false, fmt.Errorf("azure.endpoint: %s would send the credentials unencrypted: use https", endpoint)
 	}
 	return cloud.Configuration{
 		ActiveDirectoryAuthorityHost: conf.ActiveDirectoryAuthorityHost,
 		Services: map[cloud.ServiceName]cloud.ServiceConfiguration{
-			cloud.ResourceManager: {Endpoint: strings.TrimSuffix(spec.Endpoint, "/"), Audience: conf.Services[cloud.ResourceManager].Audience},
+			cloud.ResourceManager: {Endpoint: strings.TrimSuffix(endpoint, "/"), Audience: conf.Services[cloud.ResourceManager].Audience},
 		},
 	}, u.Scheme != "https", nil
 }

@@ -119,26 +119,20 @@ func (c *Cloud) keep(ctx context.Context, env *builder.Env, a builder.Artifact) 
 	return errors.Join(errs...)
 }
 
-// prune deletes the oldest images of this name beyond the number to keep. That it fails is told, and no more.
+// prune deletes the oldest images beyond the number to keep. That it fails is told, and no more.
 func (c *Cloud) prune(ctx context.Context, env *builder.Env) {
 	if c.spec.Keep <= 0 {
 		return
 	}
-	old, err := c.Prunable(ctx, c.spec.Keep)
-	if err != nil {
-		env.Progress.Warn("old images were not looked through: %v", err)
-		return
+	gone, kept, err := c.Prune(ctx, c.spec.Keep, true)
+	for _, i := range kept {
+		env.Progress.Info("kept %s: %s uses it", i.ID, i.InUse)
 	}
-	for _, i := range old {
-		if i.InUse != "" {
-			env.Progress.Info("kept %s: %s uses it", i.ID, i.InUse)
-			continue
-		}
-		if err := c.delete(ctx, i.ID); err != nil {
-			env.Progress.Warn("could not remove the old image %s: %v", i.ID, err)
-			continue
-		}
+	for _, i := range gone {
 		env.Progress.Info("removed the old image %s", i.ID)
+	}
+	if err != nil {
+		env.Progress.Warn("removing old images: %v", err)
 	}
 }
 
@@ -323,29 +317,37 @@ func bakedAt(bakeID string) time.Time {
 	return at
 }
 
-// Prunable are the images beyond the newest keep that may go. Only finished ones count; one in use is returned with
-// who uses it.
-func (c *Cloud) Prunable(ctx context.Context, keep int) ([]Image, error) {
+// Prune removes the images beyond the newest keep, when yes says so, and tells which. Only finished ones count; one in
+// use is kept.
+func (c *Cloud) Prune(ctx context.Context, keep int, yes bool) (gone, kept []Image, err error) {
 	all, err := c.Images(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	all = slices.DeleteFunc(all, func(i Image) bool { return i.State != "Succeeded" })
-	if keep < 1 {
-		keep = 1 // the newest is never pruned
-	}
+	keep = max(keep, 1) // the newest is never pruned
 	if len(all) <= keep {
-		return nil, nil
+		return nil, nil, nil
 	}
 	users, err := c.users(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	old := all[keep:]
-	for i := range old {
-		old[i].InUse = users[strings.ToLower(old[i].ID)]
+	var errs []error
+	for _, i := range all[keep:] {
+		if i.InUse = users[strings.ToLower(i.ID)]; i.InUse != "" {
+			kept = append(kept, i)
+			continue
+		}
+		if yes {
+			if err := c.delete(ctx, i.ID); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", i.ID, err))
+				continue
+			}
+		}
+		gone = append(gone, i)
 	}
-	return old, nil
+	return gone, kept, errors.Join(errs...)
 }
 
 // users tells who uses which image, by lower-case image id: machines, scale sets and their machines.

@@ -32,7 +32,7 @@ const (
 	inFlight  = 16      // calls at once
 	footerLen = 512     // bytes at the end of a fixed VHD
 	// saveEvery is after how many bytes a killed upload would go on; each costs one small file.
-	saveEvery  = 256 << 20
+	saveEvery  = 64 << 20
 	accessTime = 24 * time.Hour
 )
 

@@ -91,7 +91,7 @@ func TestUploadFails(t *testing.T) {
 
 // An upload that was killed goes on with the same disk, behind what is there.
 func TestUploadResumes(t *testing.T) {
-	file := writeVHD(t, 1<<30)
+	file := writeVHD(t, 256<<20)
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.spec.Azure.FromVHD, w.spec.Azure.TestBoot = file, false

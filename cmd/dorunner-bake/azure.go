@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
+
+	"github.com/spf13/pflag"
 
 	"github.com/dorunner/dorunner-bake/builder"
+	"github.com/dorunner/dorunner-bake/builder/azure"
 	"github.com/dorunner/dorunner-bake/images"
 )
 
@@ -15,10 +17,17 @@ func azureTarget() target {
 		short: "Bake a managed image or a gallery version on Azure",
 		long: `Bake an image in a temporary virtual machine on Azure, which is gone afterwards whatever happens.
 
-Prints the id of the managed image, or of the gallery version when a gallery is named.`,
+Everything that can be known is checked first: credentials and permissions, the base image, where the size is offered, quota,
+the network, names and versions. Keys that last for the bake travel in the machine's custom data. A gallery version is hidden
+from "latest" until it is whole (and has booted, with --test-boot); gallery, definition and group are made when absent.
+Prints the id of the managed image, or of the gallery version when a gallery is named, one line per location. When an image of
+this spec exists, that is the result. Credentials come from where the Azure SDK finds them (az login, environment, managed
+identity); --auth forces one kind. docs/azure.md has the roles that are needed.`,
 		example: `  dorunner-bake azure --resource-group runners --location westeurope
   dorunner-bake azure --resource-group runners --gallery images --definition dorunner
-  dorunner-bake azure --resource-group runners --dry-run`,
+  dorunner-bake azure --resource-group runners --gallery images --definition dorunner --replicate-to northeurope --test-boot --keep 3
+  dorunner-bake azure --resource-group runners --dry-run
+  dorunner-bake metal --platform azure --format vhd && dorunner-bake azure --resource-group runners --from-vhd out/dorunner.vhd`,
 		flags: []keyFlag{
 			{name: "size", path: "azure.sizes", usage: "virtual machine size to bake on; several are tried in order", value: []string{}, words: func() []string { return images.SizeNames("azure") }},
 			{name: "subscription", path: "azure.subscription", usage: "subscription to bake in", value: ""},
@@ -30,13 +39,37 @@ Prints the id of the managed image, or of the gallery version when a gallery is 
 			{name: "replicate-to", path: "azure.replicate_to", usage: "other locations of the gallery version", value: []string{}},
 			{name: "managed-image", path: "azure.managed_image", usage: "name of the managed image (default: the image's name)", value: ""},
 			{name: "subnet", path: "azure.subnet", usage: "id of the subnet to bake in (default: a temporary one)", value: ""},
+			{name: "private-ip", path: "azure.private_ip", usage: "reach the machine by its private address, from within the network (needs --subnet)", value: false},
+			{name: "allow-cidr", path: "azure.allow_cidr", usage: "who may reach the machine's SSH (default: our own address)", value: ""},
+			{name: "trusted-launch", path: "azure.trusted_launch", usage: "bake on a Trusted Launch machine, into a gallery definition for such", value: false},
 			{name: "tag", path: "azure.tags", usage: "tags of the image, KEY=VALUE", value: map[string]string{}},
 			{name: "keep", path: "azure.keep", usage: "how many images of this name to keep (default: all)", value: 0},
 			{name: "test-boot", path: "azure.test_boot", usage: "boot the image and wait for its selftest before it is given out", value: false},
-			{name: "from-vhd", path: "azure.from_vhd", usage: "fixed VHD of the metal target (platform azure) to make the image from", value: "", file: true},
+			{name: "from-vhd", path: "azure.from_vhd", usage: "fixed VHD of the metal target (platform azure) to make the image from, without any machine", value: "", file: true},
+			{name: "cloud", path: "azure.cloud", usage: "public, government or china", value: "", words: func() []string { return azureClouds }},
+			{name: "auth", path: "azure.auth", usage: "kind of credentials: default, cli, environment, managed-identity or workload-identity", value: "", words: func() []string { return azureAuths }},
+			{name: "endpoint", path: "azure.endpoint", usage: "Resource Manager to talk to, instead of the cloud's own", value: ""},
 		},
-		cloud: func(context.Context, *images.Plan) (builder.Cloud, error) {
-			return nil, errors.New("this build cannot bake on Azure")
+		cloud: func(_ context.Context, plan *images.Plan) (builder.Cloud, error) {
+			return azure.New(plan, azure.Options{})
 		},
 	}
 }
+
+var (
+	azureClouds = []string{"public", "government", "china"}
+	azureAuths  = []string{"default", "cli", "environment", "managed-identity", "workload-identity"}
+)
+
+// azureAccount are the flags of the verbs that look at what is on Azure without baking.
+type azureAccount struct{ spec images.Azure }
+
+func (s *azureAccount) flags(f *pflag.FlagSet) {
+	f.StringVar(&s.spec.Subscription, "subscription", "", "subscription to look in (default: AZURE_SUBSCRIPTION_ID, or the Azure command line's)")
+	f.StringVar(&s.spec.Cloud, "cloud", "public", "public, government or china")
+	f.StringVar(&s.spec.Auth, "auth", "default", "kind of credentials: default, cli, environment, managed-identity or workload-identity")
+	f.StringVar(&s.spec.Endpoint, "endpoint", "", "Resource Manager to talk to, instead of the cloud's own")
+}
+
+// open gives the subscription.
+func (s *azureAccount) open() (*azure.Cloud, error) { return azure.Open(s.spec, azure.Options{}) }

@@ -82,7 +82,10 @@ func findRoute(r *http.Request) (route, bool) {
 	p := strings.ToLower(strings.TrimSuffix(r.URL.Path, "/"))
 	p, _, _ = strings.Cut(p, pageSuffix)
 	for _, rt := range routes {
-		if ok, _ := path.Match(rt.pattern, p); ok && rt.method == r.Method {
+		if rt.method != r.Method {
+			continue
+		}
+		if ok, _ := path.Match(rt.pattern, p); ok {
 			return rt, true
 		}
 	}
