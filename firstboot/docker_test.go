@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -140,36 +142,85 @@ func (w where) Identity(context.Context) (firstboot.Identity, error)  { return w
 func (w where) Secret(context.Context, runner.Secret) (string, error) { return "", nil }
 func (w where) Notices(context.Context) <-chan firstboot.Notice       { return w.notices }
 
+// Both ways of registering with both kinds of token; then what GitLab, the disk and the daemon hold.
 func TestStraightPath(t *testing.T) {
 	needDocker(t)
 	for _, mode := range []string{"container", "api"} {
-		for _, token := range []string{"GR1348941canarycanary", "glrt-canarycanary"} {
+		for _, token := range []string{canary, "glrt-canarycanary"} {
 			t.Run(mode+"-"+token[:4], func(t *testing.T) {
-				gl := gitlabtest.New(gitlabtest.Options{RegistrationTokens: []string{"GR1348941canarycanary"}})
+				t.Parallel()
+				gl := gitlabtest.New(gitlabtest.Options{RegistrationTokens: []string{canary}})
 				gl.AddRunner(gitlabtest.Runner{Token: "glrt-canarycanary", Tags: []string{"x"}})
-				m := newMachine(t, "url: "+listenForContainers(t, gl)+"/\ntoken: "+token+"\nregister: "+mode+"\n")
-				at := where{id: firstboot.Identity{InstanceID: "i-" + m.name}}
-				ctx := t.Context()
-				start := time.Now()
-				if err := firstboot.Boot(ctx, m.Host, at); err != nil {
-					t.Fatalf("%v\n%s", err, m.log)
+				m := newMachine(t, "description: '{{.Name}}-{{.InstanceID}}'\nurl: "+listenForContainers(t, gl)+"/\ntoken: file:/run/secrets/token\nregister: "+mode+"\n")
+				put(t, m.Root, "/run/secrets/token", token+"\n")
+				at := where{id: firstboot.Identity{InstanceID: "i-1", Overlay: map[string]string{"tags": "overlaid"}}}
+				if err := firstboot.Boot(t.Context(), m.Host, at); err != nil {
+					t.Fatal(err)
 				}
-				t.Logf("first boot %s", time.Since(start))
-				start = time.Now()
-				if err := firstboot.Boot(ctx, m.Host, at); err != nil {
-					t.Fatalf("%v\n%s", err, m.log)
+				runners := gl.Runners()
+				r := runners[len(runners)-1]
+				status, err := firstboot.ReadStatus(m.Host)
+				if err != nil {
+					t.Fatal(err)
 				}
-				t.Logf("again %s\n%s", time.Since(start), m.log)
-				t.Logf("%s", get(t, m.Root, "/srv/dataops-runner-"+m.name+"/config/config.toml"))
-				t.Logf("%s", get(t, m.Root, firstboot.JournalFile))
+				if manager, ok := r.Managers[status.SystemID]; !ok || manager.Polls == 0 {
+					t.Errorf("%s has not polled: %+v", status.SystemID, r)
+				}
+				if token == canary && (r.Description != m.name+"-i-1" || !slices.Equal(r.Tags, []string{"overlaid"}) || r.RunUntagged || r.Locked) {
+					t.Errorf("registered as %+v", r)
+				}
+				if salt := get(t, m.Root, "/secrets/vault.salt"); !regexp.MustCompile(`^[0-9a-f]{20}\n$`).MatchString(salt) {
+					t.Errorf("salt %q", salt)
+				}
+				conf := get(t, m.Root, "/srv/dataops-runner-"+m.name+"/config/config.toml")
+				for _, line := range []string{"concurrent = 8\n", "check_interval = 1\n", `volumes = ["/app:/local_config:rw", "/agent_cache:/agent_cache:rw", "/secrets:/secrets:ro"]`, `pull_policy = ["always", "if-not-present"]`} {
+					if !strings.Contains(conf, line) {
+						t.Errorf("no %s in\n%s", line, conf)
+					}
+				}
+				if info, err := os.Stat(m.Root + "/srv/dataops-runner-" + m.name + "/config/config.toml"); err != nil || info.Mode().Perm() != 0o600 {
+					t.Errorf("config.toml: %v %v", info.Mode(), err)
+				}
+				got, err := docker("inspect", "-f", "{{.HostConfig.RestartPolicy.Name}} {{.Config.StopTimeout}} {{.Config.StopSignal}} {{json .HostConfig.Binds}}", m.name)
+				want := fmt.Sprintf(`always 3600 SIGQUIT ["%s/srv/dataops-runner-%s/config:/etc/gitlab-runner","/var/run/docker.sock:/var/run/docker.sock"]`, m.Root, m.name)
+				if err != nil || got != want {
+					t.Errorf("the container is %s, want %s (%v)", got, want, err)
+				}
 				if p := gl.Problems(); len(p) > 0 {
 					t.Error(p)
 				}
-				if err := firstboot.Drain(ctx, m.Host, at, time.Minute); err != nil {
-					t.Fatalf("%v\n%s", err, m.log)
-				}
-				t.Logf("%+v", gl.Runners())
+				w := &world{machine: m, t: t, gl: gl, at: at}
+				w.noSecret()
+				changesNothing(t, w)
 			})
 		}
+	}
+}
+
+// A runner that was set up by hand as documented is taken over: not registered again, its container made anew.
+func TestSetUpByHand(t *testing.T) {
+	needDocker(t)
+	t.Parallel()
+	gl := gitlabtest.New(gitlabtest.Options{RegistrationTokens: []string{canary}})
+	url := listenForContainers(t, gl)
+	m := newMachine(t, "url: "+url+"\ntoken: "+canary+"\n")
+	byHandNow := exec.Command("bash", "-c", byHand)
+	byHandNow.Env = append(os.Environ(), "ROOT="+m.Root, "NAME="+m.name, "URL="+url, "TOKEN="+canary)
+	if out, err := byHandNow.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	eventually(t, "the runner polls", func() bool { return polled(gl) })
+	salt, id := get(t, m.Root, "/secrets/vault.salt"), get(t, m.Root, "/srv/dataops-runner-"+m.name+"/config/.runner_system_id")
+	if err := firstboot.Boot(t.Context(), m.Host, where{id: firstboot.Identity{InstanceID: "i-1"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := docker("inspect", "-f", "{{.Config.StopTimeout}}", m.name); err != nil || got != "3600" {
+		t.Errorf("the container's stop timeout is %s (%v)", got, err)
+	}
+	if n := len(gl.Runners()); n != 1 {
+		t.Errorf("%d runners", n)
+	}
+	if get(t, m.Root, "/secrets/vault.salt") != salt || get(t, m.Root, "/srv/dataops-runner-"+m.name+"/config/.runner_system_id") != id {
+		t.Error("the vault or the system id is another one")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -30,6 +31,11 @@ const (
 func TestMain(m *testing.M) {
 	if root := os.Getenv(killedRoot); root != "" {
 		os.Exit(bootAndDie(root))
+	}
+	// These tests wait for containers and for the ends of waits: more of them fit at once than there are processors.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
 	}
 	os.Exit(m.Run())
 }
@@ -151,6 +157,7 @@ func (m *machine) whole(t *testing.T, gl *gitlabtest.Server, vault, register str
 // Kill -9 at every boundary of a first boot, then boot again. A short run takes every fifth.
 func TestKilledAtEveryBoundary(t *testing.T) {
 	needDocker(t)
+	t.Parallel()
 	stride := 5
 	if os.Getenv("DORUNNER_SOAK") != "" {
 		stride = 1
@@ -188,6 +195,7 @@ func (m *machine) clear() {
 // Kill -9 at random moments of one machine's boot, again and again until it is up.
 func TestKilledAtRandomMoments(t *testing.T) {
 	needDocker(t)
+	t.Parallel()
 	kills := 10
 	if os.Getenv("DORUNNER_SOAK") != "" {
 		kills = 200

@@ -50,15 +50,14 @@ func (b *boot) isStarted(ctx context.Context) (bool, error) {
 	return err == nil && b.isWanted(c) && (c.State.Running || c.State.Status == "restarting"), err
 }
 
-// isWanted tells the container that this boot would make, or one that was set up here by hand as documented.
+// isWanted tells the container that this boot would make.
 func (b *boot) isWanted(c container) bool {
 	want, _ := b.wanted()
-	if c.Config.Labels[labelInstance] == "" {
-		return b.isDocumented(c)
-	}
 	return c.Config.Labels[labelInstance] == want.Labels[labelInstance] && c.Config.Labels[labelSpec] == want.Labels[labelSpec]
 }
 
+// isDocumented tells the container that somebody set up here by hand: this boot replaces it, since it neither lets
+// jobs finish when it is stopped nor tells of its polls.
 func (b *boot) isDocumented(c container) bool {
 	return c.Config.Image == b.spec.Image && slices.ContainsFunc(c.Mounts, func(m struct{ Source, Destination string }) bool {
 		return m.Destination == configInside && m.Source == b.h.path(configDir(b.spec.Name))
@@ -77,8 +76,8 @@ func (b *boot) nameIsOurs(ctx context.Context) error {
 	return final(fmt.Errorf("a container %s exists that is not this runner (image %s)", b.spec.Name, c.Config.Image), "remove or rename it: docker rm -v "+b.spec.Name)
 }
 
-// start makes the runner's container run. One of ours that was made from another spec, or on another machine, is
-// replaced; one that is somebody else's is not touched.
+// start makes the runner's container run. One that was made from another spec, on another machine or by hand is
+// replaced, after its jobs; what is somebody else's was refused before (nameIsOurs).
 func (b *boot) start(ctx context.Context) error {
 	name := b.spec.Name
 	c, err := b.docker.inspect(ctx, name)
@@ -92,8 +91,8 @@ func (b *boot) start(ctx context.Context) error {
 		}
 		return b.docker.start(ctx, name)
 	default:
-		b.h.logf("replacing the container %s: it was made for another spec or machine", name)
-		if c.State.Running && c.Config.Labels[labelInstance] == b.id.InstanceID { // another machine's has no jobs here
+		b.h.logf("replacing the container %s: it was made from another spec, on another machine or by hand", name)
+		if owner := c.Config.Labels[labelInstance]; c.State.Running && (owner == "" || owner == b.id.InstanceID) { // another machine's has no jobs here
 			if _, err := b.endContainer(ctx, name, time.Duration(b.spec.DrainTimeout), nil); err != nil {
 				return err
 			}
