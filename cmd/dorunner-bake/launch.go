@@ -87,8 +87,10 @@ is refused unless --allow-plain-secrets is given.`,
 	f.BoolVar(&l.wait, "wait", false, "switch the machines off and end once all are online")
 	f.BoolVar(&l.o.Detached, "detach", false, "end once all are online, and leave the machines running")
 	f.BoolVar(&l.allowPlain, "allow-plain-secrets", false, "write a literal token into the user-data")
-	cmd.MarkFlagsMutuallyExclusive("wait", "detach")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if l.wait && l.o.Detached {
+			return usageError{errors.New("--wait switches the machines off, --detach leaves them running: give one of them")}
+		}
 		over, err := overrides(cmd.Flags(), flags)
 		if err != nil {
 			return err
