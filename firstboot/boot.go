@@ -65,6 +65,11 @@ func Boot(ctx context.Context, h *Host, p Platform) error {
 	defer cancel(nil)
 	limit := time.AfterFunc(defaultBootTimeout, func() { cancel(errBootTimeout) })
 	defer limit.Stop()
+	unlock, err := h.lock(ctx)
+	if err != nil {
+		return b.failed(ctx, "lock", err)
+	}
+	defer unlock()
 	for _, s := range b.pipeline() {
 		if err := b.run(ctx, s); err != nil {
 			if errors.Is(context.Cause(ctx), errBootTimeout) {

@@ -142,6 +142,14 @@ func (d *docker) stop(ctx context.Context, name string) error {
 // remove takes a container away, running or not, with its anonymous volumes.
 func (d *docker) remove(ctx context.Context, name string) error {
 	err := d.call(ctx, http.MethodDelete, "/containers/"+url.PathEscape(name)+"?force=1&v=1", nil, nil)
+	for n := 0; hasStatus(err, http.StatusConflict) && n < 100; n++ { // its removal is under way: a killed run began it
+		if serr := sleep(ctx, 100*time.Millisecond); serr != nil {
+			return errors.Join(err, serr)
+		}
+		if _, gone := d.inspect(ctx, name); isNotFound(gone) {
+			return nil
+		}
+	}
 	if isNotFound(err) {
 		return nil
 	}

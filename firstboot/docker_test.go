@@ -224,3 +224,25 @@ func TestSetUpByHand(t *testing.T) {
 		t.Error("the vault or the system id is another one")
 	}
 }
+
+// Several boots at once, as a unit and an impatient administrator start them, register once.
+func TestTwoAtOnce(t *testing.T) {
+	needDocker(t)
+	t.Parallel()
+	gl := gitlabtest.New(gitlabtest.Options{RegistrationTokens: []string{canary}})
+	m := newMachine(t, "url: "+listenForContainers(t, gl)+"\ntoken: "+canary+"\nregister: api\n")
+	var wg sync.WaitGroup
+	for range 3 {
+		h := *m.Host
+		h.Log, h.Console = io.Discard, io.Discard
+		wg.Go(func() {
+			if err := firstboot.Boot(t.Context(), &h, where{id: firstboot.Identity{InstanceID: "i-1"}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := gl.Count("POST", "/runners"); n != 1 {
+		t.Errorf("registered %d times", n)
+	}
+}

@@ -67,6 +67,11 @@ func resume(ctx context.Context, h *Host, p Platform) (*boot, error) {
 
 // drain carries on past errors: whatever can be given back is, and the error names what is left.
 func (b *boot) drain(ctx context.Context, limit time.Duration, n Notice) error {
+	unlock, err := b.h.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if !b.journal.Drained.IsZero() {
 		b.h.logf("drained already, at %s", b.journal.Drained.Format(time.RFC3339))
 		return complete(ctx, n)
@@ -165,7 +170,7 @@ func (b *boot) endContainer(ctx context.Context, name string, limit time.Duratio
 			if isNotFound(err) || (err == nil && !c.State.Running) {
 				return over, nil
 			}
-			if err == nil && look != nil {
+			if err == nil && look != nil && !over { // a runner that aborts counts no jobs any more
 				look(c)
 			}
 			if err := sleep(ctx, min(drainLook, time.Until(until))); err != nil {

@@ -50,6 +50,10 @@ func TestScaleInWithAJob(t *testing.T) {
 	token := gl.AddRunner(gitlabtest.Runner{Tags: []string{"trivial"}})
 	m, at := booted(t, gl, "token: "+token)
 	job := runJob(t, gl, "3")
+	volumes, err := docker("inspect", "-f", `{{range .Mounts}}{{if eq .Type "volume"}}{{.Name}} {{end}}{{end}}`, m.name)
+	if err != nil || volumes == "" {
+		t.Fatalf("the container has no anonymous volume to be left behind: %q %v", volumes, err)
+	}
 	var beats, completions atomic.Int32
 	at.notices <- firstboot.Notice{Kind: "lifecycle",
 		Heartbeat: func(context.Context) error { beats.Add(1); return nil },
@@ -70,6 +74,11 @@ func TestScaleInWithAJob(t *testing.T) {
 		t.Errorf("%d heartbeats, %d completions", beats.Load(), completions.Load())
 	}
 	m.gone(t)
+	for _, v := range strings.Fields(volumes) {
+		if _, err := docker("volume", "inspect", v); err == nil {
+			t.Errorf("volume %s is left", v)
+		}
+	}
 	if r := gl.Runners(); len(r) != 1 || len(r[0].Managers) != 0 {
 		t.Errorf("at GitLab: %+v", r)
 	}

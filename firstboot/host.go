@@ -114,6 +114,36 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// lockFile keeps two boots, or a boot and a drain, from working at the same time: a runner would be registered twice.
+const lockFile = "/run/dorunner/lock"
+
+// lock waits for its turn. The kernel lets go of it with the process, however that ends.
+func (h *Host) lock(ctx context.Context) (unlock func(), err error) {
+	p := h.path(lockFile)
+	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+		return nil, diskError(err)
+	}
+	f, err := os.OpenFile(p, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, diskError(err)
+	}
+	for told := false; ; told = true {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", lockFile, err), f.Close())
+		}
+		if !told {
+			h.logf("another dorunner-firstboot works on this machine: waiting for it")
+		}
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return nil, errors.Join(fmt.Errorf("another dorunner-firstboot works on this machine: %w", err), f.Close())
+		}
+	}
+}
+
 // diskError says what to do about a disk that takes nothing: no retry mends it.
 func diskError(err error) error {
 	switch {
