@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
+	"time"
 
 	"github.com/google/renameio/v2"
 	"gopkg.in/yaml.v3"
@@ -61,8 +63,28 @@ func WriteISO(file, label string, files []iso9660.File) error {
 		return err
 	}
 	defer f.Cleanup()
-	if err := iso9660.Write(f.File, label, files); err != nil {
+	stop := flush(f.File)
+	err = iso9660.Write(f.File, label, files)
+	stop()
+	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	return f.CloseAtomicallyReplace()
+}
+
+// flush has the disk write what is there already while the rest is still being copied; the last flush is then short.
+func flush(f *os.File) (stop func()) {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for tick := time.NewTicker(100 * time.Millisecond); ; {
+			select {
+			case <-tick.C:
+				_ = f.Sync() // what goes wrong here, the last one says
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() { close(done); wg.Wait() }
 }

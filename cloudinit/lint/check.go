@@ -123,8 +123,8 @@ func (l *linter) checkMap(d *document, n *yaml.Node, k *key, path string) {
 		l.check(d, v, next, sub)
 		l.special(d, v, sub)
 	}
-	for _, name := range sortedKeys(k.keys) {
-		if k.keys[name].required && !have[name] {
+	for _, name := range k.needed {
+		if !have[name] {
 			l.add(d.layer, d.off(n), "missing-key", false, path, "", "%q is required here", name)
 		}
 	}

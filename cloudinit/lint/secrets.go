@@ -28,8 +28,8 @@ var secretForms = []struct {
 	{"a Docker Hub token", []string{"dckr_pat"}, regexp.MustCompile(`\b(dckr_pat_[A-Za-z0-9_-]{16,})`)},
 	{"a Slack token", []string{"xox"}, regexp.MustCompile(`\b(xox[abprs]-[A-Za-z0-9-]{10,})`)},
 	{"a password on a command line", []string{"login"}, regexp.MustCompile(`docker\s+login\b[^\n|;&]*?\s(?:-p|--password)[ =]["']?([^\s"'$]{3,})`)},
-	{"a token on a command line", []string{"token"}, regexp.MustCompile(`--(?:registration-)?token[ =]["']?([^\s"'$<]{8,})`)},
-	{"a password in an address", []string{"://"}, regexp.MustCompile(`[a-z]://[^/\s:@"']+:([^/\s@"'$]{3,})@`)},
+	{"a token on a command line", []string{"--token", "--registration-token"}, regexp.MustCompile(`--(?:registration-)?token[ =]["']?([^\s"'$<]{8,})`)},
+	{"a password in an address", []string{"@"}, regexp.MustCompile(`[a-z]://[^/\s:@"']+:([^/\s@"'$]{3,})@`)},
 }
 
 // scan finds secrets in any text.

@@ -39,6 +39,7 @@ type key struct {
 	keys       map[string]*key // of a map
 	any        *key            // of a map: every other key
 	items      *key            // of a list
+	needed     []string        // the required ones of keys, in order
 }
 
 func (k *key) takes(kind string) bool {
@@ -83,6 +84,9 @@ func parseTable(text string) *key {
 					parent.keys = map[string]*key{}
 				}
 				parent.keys[name] = k
+				if k.required {
+					parent.needed = append(parent.needed, name)
+				}
 			}
 		}
 		for _, a := range attrs {
@@ -108,6 +112,7 @@ func parseTable(text string) *key {
 		if d.items != nil {
 			k.items = d.items
 		}
+		k.needed = d.needed
 		if k.words == nil {
 			k.words, k.dashes = d.words, d.dashes
 		}
