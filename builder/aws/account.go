@@ -143,7 +143,10 @@ func throttled(err error) bool {
 	return isCode(err, "RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled", "EC2ThrottledException")
 }
 
-// explain says what an error of AWS's means and what to do about it.
+// Explain says what an error of AWS's means and what to do about it, for other rooms that call AWS.
+func Explain(region string, err error) error { return explain(region, err) }
+
+// explain is Explain.
 func explain(region string, err error) error {
 	if err == nil {
 		return nil

@@ -174,7 +174,7 @@ func (c *Cloud) awaitSnapshot(ctx context.Context, env *builder.Env, id string) 
 
 // register makes the image and has its id in the ledger at once.
 func (c *Cloud) register(ctx context.Context, env *builder.Env, snapshot string, boot types.BootModeValues) (string, error) {
-	arch := map[string]types.ArchitectureValues{"amd64": types.ArchitectureValuesX8664, "arm64": types.ArchitectureValuesArm64}[env.Plan.Spec.Image.Arch]
+	arch := architectures[env.Plan.Spec.Image.Arch]
 	call, cancel := creating(ctx)
 	defer cancel()
 	var id string

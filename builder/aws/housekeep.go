@@ -133,6 +133,40 @@ func cmpOr(of ...int) int {
 	return 0
 }
 
+// Newest is the newest finished image for an architecture (amd64 or arm64) in a region; family "" means any name.
+func (h *House) Newest(ctx context.Context, region, arch, family string) (Image, error) {
+	with := filter("tag-key", tagFamily)
+	if family != "" {
+		with = filter("tag:"+tagFamily, family)
+	}
+	list, err := h.a.ours(ctx, region, with)
+	if err != nil {
+		return Image{}, explain(region, err)
+	}
+	list = slices.DeleteFunc(list, func(i Image) bool { return i.raw.Architecture != architectures[arch] })
+	if len(list) == 0 {
+		return Image{}, fmt.Errorf("there is no image of this spec for %s in %s: bake one with `dorunner-bake aws`, or name one with --image (`dorunner-bake images aws list`)", arch, region)
+	}
+	return slices.MaxFunc(list, func(a, b Image) int { return a.Created.Compare(b.Created) }), nil
+}
+
+// Root is the name of an image's root device.
+func (i Image) Root() string { return sdk.ToString(i.raw.RootDeviceName) }
+
+// Image finds an image of ours by its id.
+func (h *House) Image(ctx context.Context, region, id string) (Image, error) {
+	i, err := h.one(ctx, region, id)
+	return Image{Region: region, ID: id, Name: sdk.ToString(i.Name), raw: i}, err
+}
+
+// Console is what a machine printed so far.
+func (h *House) Console(ctx context.Context, region, id string) (string, error) {
+	return h.a.console(ctx, region, id)
+}
+
+// EC2 is the client for a region, with this program's deadlines and retries.
+func (h *House) EC2(region string) *ec2.Client { return h.a.in(region) }
+
 // Prune removes, per region and family, all but the newest keep images that nothing uses. With yes false it only tells.
 func (h *House) Prune(ctx context.Context, regions []string, keep int, yes bool) (gone, kept []Image, err error) {
 	var mu sync.Mutex

@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/dorunner/dorunner-bake/builder"
+	"github.com/dorunner/dorunner-bake/images"
 )
 
 // place is somewhere that the machine may run: one size in one subnet.
@@ -43,7 +44,7 @@ func (c *Cloud) Preflight(ctx context.Context, env *builder.Env) error {
 	if c.name, err = env.Plan.ImageName(c.hash, now); err != nil {
 		return err
 	}
-	if c.family, err = env.Plan.ImageName("", time.Unix(0, 0)); err != nil {
+	if c.family, err = Family(env.Plan); err != nil {
 		return err
 	}
 	// Without an identity every other answer would be the same complaint.
@@ -72,6 +73,9 @@ func (c *Cloud) Preflight(ctx context.Context, env *builder.Env) error {
 	return c.findOpening(ctx, env)
 }
 
+// Family is what the names of all images of one template have in common.
+func Family(p *images.Plan) (string, error) { return p.ImageName("", time.Unix(0, 0)) }
+
 // together runs checks at the same time and joins what they find.
 func together(ctx context.Context, env *builder.Env, checks []func(context.Context, *builder.Env) error) error {
 	errs := make([]error, len(checks))
@@ -83,12 +87,15 @@ func together(ctx context.Context, env *builder.Env, checks []func(context.Conte
 	return errors.Join(errs...)
 }
 
+// architectures are ours as EC2 names them.
+var architectures = map[string]types.ArchitectureValues{"amd64": types.ArchitectureValuesX8664, "arm64": types.ArchitectureValuesArm64}
+
 // findBase finds the base image, and in the same breath our own images of the wanted name: nothing may have it that is
 // not of this plan.
 func (c *Cloud) findBase(ctx context.Context, env *builder.Env) error {
 	base, a := env.Plan.Base, env.Plan.Spec.AWS
 	names := c.nameFilters(env)
-	arch := map[string]types.ArchitectureValues{"amd64": types.ArchitectureValuesX8664, "arm64": types.ArchitectureValuesArm64}[env.Plan.Spec.Image.Arch]
+	arch := architectures[env.Plan.Spec.Image.Arch]
 	// By owner, never by name alone: anybody may publish an image of any name.
 	in := &ec2.DescribeImagesInput{Owners: []string{"self"}, Filters: []types.Filter{filter("name", names...)}, IncludeDeprecated: sdk.Bool(true)}
 	catalogue := a.BaseImage == "" && c.disk == nil

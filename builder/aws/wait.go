@@ -14,6 +14,11 @@ const (
 	slowest    = 30 * time.Second // when throttled
 )
 
+// Until is how every wait on AWS goes, for other rooms that wait for it; see until.
+func Until(ctx context.Context, what string, limit time.Duration, check func(context.Context) (done bool, err error)) error {
+	return until(ctx, what, limit, check)
+}
+
 // until asks check at once and then again and again until it says done, at most for limit. Each interval counts from
 // the question before, so that slow answers do not add up. Throttling, and nothing else, makes it ask less often.
 func until(ctx context.Context, what string, limit time.Duration, check func(context.Context) (done bool, err error)) error {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/dorunner/dorunner-bake/builder"
 	"github.com/dorunner/dorunner-bake/builder/aws/awstest"
+	"github.com/dorunner/dorunner-bake/firstboot/runner"
 )
 
 // TestAWSScripts runs one script per promise against an account of its own.
@@ -62,7 +63,9 @@ type deaf struct{}
 
 func (deaf) Start(awstest.Machine) (string, error) { return "127.0.0.1", nil }
 func (deaf) Stop(string) error                     { return nil }
-func (deaf) Console(string) string                 { return "Linux version 5.4\nReached target Cloud-init target.\n" }
+func (deaf) Console(id string) string {
+	return "Linux version 5.4\nReached target Cloud-init target.\n" + runner.Report{State: runner.Online, Runner: "dataops-runner-dublin", InstanceID: id}.ConsoleLine()
+}
 
 // account changes how the account behaves: account KEY=VALUE...
 func account(ts *testscript.TestScript, neg bool, args []string) {

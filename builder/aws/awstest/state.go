@@ -213,6 +213,15 @@ func (s *Server) AddBaseImage(regionName, owner, name, arch string, created time
 	return i.id
 }
 
+// AddOwnImage puts an image of the account's into a region and gives its id.
+func (s *Server) AddOwnImage(regionName, name, arch string, created time.Time, tags map[string]string) string {
+	id := s.AddBaseImage(regionName, s.o.Account, name, arch, created)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.regions[regionName].images[id].tags = maps.Clone(tags)
+	return id
+}
+
 // AddSubnet puts a subnet that is nobody's default into a region.
 func (s *Server) AddSubnet(regionName, id, zone string, public bool) {
 	s.mu.Lock()
