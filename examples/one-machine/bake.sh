@@ -29,10 +29,10 @@ fi
 
 if [[ -n ${DORUNNER_REGISTRY_USERNAME:-} && -n ${DORUNNER_REGISTRY_PASSWORD:-} ]] && reachable https://hub.docker.com/; then
   echo "runner image: the real dataopslive/dataops-runner"
-  image+=(--registry-username "$DORUNNER_REGISTRY_USERNAME" --registry-password env:DORUNNER_REGISTRY_PASSWORD)
+  image+=(--login-user "$DORUNNER_REGISTRY_USERNAME" --login-password env:DORUNNER_REGISTRY_PASSWORD)
 else
   echo "runner image: a stand-in with gitlab-runner's flags and files: no registry login is given, or the registry cannot be reached"
-  CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -ldflags '-s -w' -o "$work/standin" ./firstboot/gitlabtest/standin
+  CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -ldflags '-s -w' -o "$work/standin" ./firstboot/gitlabtest/standin
   go run ./firstboot/gitlabtest/standin/pack -binary "$work/standin" -arch "$arch" -out "$work"
   image+=(--archive "dataopslive/dataops-runner=$work/dataops-runner.tar"
           --archive "dataopslive/dataops-utils-runner=$work/dataops-utils-runner.tar")
@@ -50,5 +50,5 @@ for _ in $(seq 100); do [[ -s $work/address ]] && break; sleep 0.1; done
 port=$(sed 's/.*://' "$work/address")
 
 printf '%s' "$token" >"$work/token"
-bin/dorunner-bake launch metal --image "$(cat "$work/image")" --count "$count" --seed-out out/seed.iso \
+bin/dorunner-bake launch metal --image "$(cat "$work/image")" --count "$count" --memory 2 --allow-small --wait --out out \
   --runner-name dataops-runner-local --url "http://10.0.2.2:$port" --token "plain:$(cat "$work/token")" --allow-plain-secrets
