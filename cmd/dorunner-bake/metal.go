@@ -39,6 +39,3 @@ Prints the path of each disk image. The disk is small and grows to its machine's
 		},
 	}
 }
-
-// localUndoes say how to give back what a killed bake left on this machine.
-func localUndoes() map[string]builder.Undo { return metal.New("vm").Undoes() }
