@@ -445,3 +445,25 @@ func benchmarkHosts(b *testing.B, tell func(int) string) {
 		}
 	}
 }
+
+func FuzzReadHosts(f *testing.F) {
+	f.Add([]byte(hostsFile))
+	f.Add([]byte("hosts: [{name: a, mac: 1, addresses: x}]"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		hosts, err := cloudinit.ReadHosts("hosts.yaml", data)
+		if err != nil {
+			if err.Error() == "" {
+				t.Error("an error says nothing")
+			}
+			return
+		}
+		for _, h := range hosts {
+			if h.Name == "" {
+				t.Errorf("a host without a name passed: %q", data)
+			}
+			if _, err := h.NetworkConfig(); err != nil {
+				t.Errorf("a host that passed has no network: %v\n%s", err, data)
+			}
+		}
+	})
+}

@@ -64,18 +64,25 @@ func (l *linter) hosts(d *document) {
 			}
 			once(a, "address", p.Addr().String())
 		}
+	}
+	if all := get(d.root, "defaults"); all != nil {
+		for _, key := range []string{"name", "mac", "serial", "addresses"} {
+			if n := get(all, key); n != nil {
+				l.add(d.layer, d.off(n), "value", false, "defaults."+key, "give it under hosts:", "it belongs to one machine alone")
+			}
+		}
+	}
+	for _, h := range append(items(list), get(d.root, "defaults")) {
+		if h == nil || resolved(h).Kind != yaml.MappingNode {
+			continue
+		}
 		for _, key := range []string{"gateway", "dns"} {
-			n := get(h, key)
+			n := get(resolved(h), key)
 			for _, a := range append(items(n), scalar(n)...) {
 				if _, err := netip.ParseAddr(a.Value); err != nil {
 					l.add(d.layer, d.off(a), "value", false, key, "", "%q is not an IP address", a.Value)
 				}
 			}
-		}
-	}
-	for _, h := range append(items(list), get(d.root, "defaults")) {
-		if h == nil {
-			continue
 		}
 		if token := get(resolved(h), "token"); token != nil {
 			if _, err := runner.ParseSecret(token.Value); err != nil {
