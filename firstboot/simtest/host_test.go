@@ -94,7 +94,9 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("signal") == "SIGQUIT" {
 			time.AfterFunc(d.job, func() { d.end(m[1], false) })
 		} else {
-			time.AfterFunc(600*time.Millisecond, func() { d.end(m[1], d.job > 0) }) // between two looks of a drain
+			aborted := d.job > 0
+			d.job = 0 // it leaves the metrics before the container ends
+			time.AfterFunc(time.Second, func() { d.end(m[1], aborted) })
 		}
 		w.WriteHeader(http.StatusNoContent)
 	case m[2] == "wait":

@@ -38,7 +38,7 @@ func TestRun(t *testing.T) {
 		}
 		answered <- err
 	}()
-	if err := lines.Decode(&request); err != nil || request.Method != "POST" || request.Path != "/api/v4/runners" || request.Status != http.StatusCreated {
+	if err := lines.Decode(&request); err != nil || request.Method != http.MethodPost || request.Path != "/api/v4/runners" || request.Status != http.StatusCreated {
 		t.Errorf("%+v %v", request, err)
 	}
 	if err := <-answered; err != nil {
