@@ -32,6 +32,7 @@ for how in ro ro,norock; do
 done
 echo "RUNNER $(stat -c '%a %U' /etc/dorunner/runner.yaml) $(grep ^name: /etc/dorunner/runner.yaml)"
 echo "HOSTNAME $(hostname) $(cat /etc/hostname)"
+echo "NETWORK $(ip -o -4 addr show nic0 | sed 's/.*inet \([^ ]*\).*/\1/') $(ip route show default | cut -d' ' -f3)"
 echo "MOTD $(cat /etc/motd-ours) $(cat /etc/motd-ours-too)"
 echo "JINJA $(cat /etc/rendered)"
 echo "STATUS $(grep -c -E 'WARNING|ERROR|Traceback' /var/log/cloud-init.log) warnings"
@@ -76,14 +77,14 @@ func TestGuest(t *testing.T) {
 	if end, _ := f.Seek(0, io.SeekCurrent); f.Truncate(end) != nil || f.Close() != nil {
 		t.Fatal("cannot end the seed")
 	}
-	console := boot(t, disk, seed, "S-3", dir)
+	console := boot(t, disk, seed, "S-1", dir)
 	_, console, _ = strings.Cut(console, "CHECKS-BEGIN")
 	console, _, ended := strings.Cut(strings.ReplaceAll(console, "\r", ""), "CHECKS-END")
 	if !ended {
 		t.Fatalf("the guest did not end its checks:\n%s", console)
 	}
 	want := []string{
-		"LABEL CIDATA iso9660", "RUNNER 600 root name: three", "HOSTNAME three three", "MOTD größer both", "JINJA nocloud", "STATUS 0 warnings",
+		"LABEL CIDATA iso9660", "RUNNER 600 root name: one", "HOSTNAME one one", "NETWORK 192.0.2.11/24 192.0.2.1", "MOTD größer both", "JINJA nocloud", "STATUS 0 warnings",
 		fmt.Sprintf("BIG ro %d -across! end", size), fmt.Sprintf("BIG ro,norock %d -across! end", size),
 	}
 	for _, f := range files {
@@ -155,7 +156,7 @@ func boot(t *testing.T, disk, seed, serial, dir string) string {
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2",
 		"-m", "1G", "-display", "none", "-serial", "file:"+log, "-smbios", "type=1,serial="+serial,
 		"-drive", "if=virtio,format=qcow2,cache=unsafe,file="+overlay, "-drive", "if=virtio,format=raw,readonly=on,file="+seed,
-		"-netdev", "user,id=n,restrict=on", "-device", "virtio-net-pci,netdev=n,romfile=,mac="+net.HardwareAddr{0x52, 0x54, 0, 0xbb, 0, 9}.String(), "-device", "virtio-rng-pci")
+		"-netdev", "user,id=n,restrict=on", "-device", "virtio-net-pci,netdev=n,romfile=,mac="+net.HardwareAddr{0x52, 0x54, 0, 0xaa, 0, 1}.String(), "-device", "virtio-rng-pci")
 	out, err := cmd.CombinedOutput()
 	b, _ := os.ReadFile(log)
 	if err != nil {

@@ -98,7 +98,8 @@ func (h Host) Spec(base runner.Spec) runner.Spec {
 // NetworkConfig is version 2 of the host's network; nil where the image's own will do, which is DHCP.
 func (h Host) NetworkConfig() ([]byte, error) { return networkConfig([]Host{h}) }
 
-// networkConfig matches each host by its MAC address, so that one file serves them all: a machine applies what fits it.
+// networkConfig matches each host with addresses by its MAC address, so that one file serves them all: a machine applies
+// what fits it, and any other asks DHCP.
 func networkConfig(hosts []Host) ([]byte, error) {
 	type route struct {
 		To  string `yaml:"to"`
@@ -110,6 +111,7 @@ func networkConfig(hosts []Host) ([]byte, error) {
 	}
 	type device struct {
 		Match       map[string]string `yaml:"match"`
+		SetName     string            `yaml:"set-name,omitempty"`
 		DHCP4       bool              `yaml:"dhcp4,omitempty"`
 		Addresses   []string          `yaml:"addresses,omitempty"`
 		Routes      []route           `yaml:"routes,omitempty"`
@@ -120,16 +122,18 @@ func networkConfig(hosts []Host) ([]byte, error) {
 		Version   int               `yaml:"version"`
 		Ethernets map[string]device `yaml:"ethernets"`
 	}{2, map[string]device{}}
-	for _, h := range hosts {
-		if len(h.Addresses) == 0 && h.MAC == "" {
+	others := false
+	for i, h := range hosts {
+		if len(h.Addresses) == 0 {
+			others = true
 			continue
 		}
-		d := device{Match: map[string]string{"name": "e*"}, DHCP4: len(h.Addresses) == 0, Addresses: h.Addresses, Optional: len(hosts) > 1}
-		if h.MAC != "" {
-			d.Match = map[string]string{"macaddress": h.MAC}
-		} else if len(hosts) > 1 {
-			return nil, fmt.Errorf("host %s has addresses and no mac: one network configuration for all tells machines apart by it", h.Name)
+		if h.MAC == "" {
+			return nil, fmt.Errorf("host %s has addresses and no mac: its interface is told by it", h.Name)
 		}
+		// The name is its own, and the interface gets it: where there is no netplan, cloud-init 22.4 finds an interface by it.
+		name := fmt.Sprintf("nic%d", i)
+		d := device{Match: map[string]string{"macaddress": h.MAC}, SetName: name, Addresses: h.Addresses, Optional: len(hosts) > 1}
 		if h.Gateway != "" {
 			to := "0.0.0.0/0" // netplan before 0.103 does not know the word default
 			if strings.Contains(h.Gateway, ":") {
@@ -140,11 +144,10 @@ func networkConfig(hosts []Host) ([]byte, error) {
 		if len(h.DNS)+len(h.Search) > 0 {
 			d.Nameservers = &names{h.DNS, h.Search}
 		}
-		key := "nic0"
-		if len(hosts) > 1 {
-			key = "nic-" + strings.ToLower(h.Name)
-		}
-		doc.Ethernets[key] = d
+		doc.Ethernets[name] = d
+	}
+	if others && len(doc.Ethernets) > 0 {
+		doc.Ethernets["e*"] = device{Match: map[string]string{"name": "e*"}, DHCP4: true, Optional: true}
 	}
 	if len(doc.Ethernets) == 0 {
 		return nil, nil
@@ -226,7 +229,6 @@ func Seed(s runner.Spec, network []byte, o Options) ([]iso9660.File, error) {
 func SharedSeed(base runner.Spec, hosts []Host, o Options) ([]iso9660.File, error) {
 	var files []iso9660.File
 	var index strings.Builder
-	var wired []Host
 	for _, h := range hosts {
 		if h.Serial == "" && h.MAC == "" {
 			return nil, fmt.Errorf("host %s has neither serial nor mac: a seed for all cannot tell it apart", h.Name)
@@ -236,9 +238,6 @@ func SharedSeed(base runner.Spec, hosts []Host, o Options) ([]iso9660.File, erro
 		}
 		if h.MAC != "" {
 			fmt.Fprintf(&index, "mac:%s %s\n", h.MAC, h.Name)
-		}
-		if h.MAC != "" || len(h.Addresses) > 0 {
-			wired = append(wired, h)
 		}
 		if lacks := h.Spec(base).ValidateIdentity(); len(lacks) > 0 {
 			return nil, fmt.Errorf("host %s: %w", h.Name, lacks[0])
@@ -265,7 +264,7 @@ func SharedSeed(base runner.Spec, hosts []Host, o Options) ([]iso9660.File, erro
 	if err := judge(userData, "user-data"); err != nil {
 		return nil, err
 	}
-	network, err := networkConfig(wired)
+	network, err := networkConfig(hosts)
 	if err != nil {
 		return nil, err
 	}

@@ -64,6 +64,7 @@ ethernets:
   nic0:
     match:
       macaddress: 52:54:00:aa:00:01
+    set-name: nic0
     addresses:
       - 192.0.2.11/24
     routes:

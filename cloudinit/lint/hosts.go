@@ -56,6 +56,9 @@ func (l *linter) hosts(d *document) {
 			}
 			once(serial, "serial number", strings.ToLower(serial.Value))
 		}
+		if a := get(h, "addresses"); len(items(a)) > 0 && get(h, "mac") == nil {
+			l.add(d.layer, d.off(a), "missing-key", false, "", "", `"mac" is required beside addresses: the interface is told by it`)
+		}
 		for _, a := range items(get(h, "addresses")) {
 			p, err := netip.ParsePrefix(a.Value)
 			if err != nil {
