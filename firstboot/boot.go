@@ -90,9 +90,21 @@ func newBoot(h *Host, p Platform) *boot {
 	return &boot{h: h, p: p, docker: &docker{rt: h.Docker, socket: h.Socket}, began: time.Now()}
 }
 
-// run checks, acts, verifies and notes one step.
+// run carries out one step. A daemon that restarts in the middle of it is waited for; steps wait for everything else
+// that can pass by themselves.
 func (b *boot) run(ctx context.Context, s step) error {
-	if err := ctx.Err(); err != nil {
+	return b.retry(ctx, s.name, func(ctx context.Context) error {
+		err := b.once(ctx, s)
+		if err != nil && !errors.Is(err, errDockerAway) {
+			return final(err, "")
+		}
+		return err
+	})
+}
+
+// once checks, acts, verifies and notes one step.
+func (b *boot) once(ctx context.Context, s step) error {
+	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	b.report.State, b.report.Step = runner.Booting, s.name
@@ -146,7 +158,7 @@ func (b *boot) failed(ctx context.Context, step string, err error) error {
 		}
 	}
 	b.tell()
-	if errors.Is(err, context.Canceled) { // stopped by hand, not failed
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errBootTimeout) { // stopped by somebody: on_failure is not for that
 		return fmt.Errorf("%s: %s", step, reason)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)

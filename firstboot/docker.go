@@ -76,6 +76,9 @@ func hasStatus(err error, status int) bool {
 	return errors.As(err, &e) && e.Status == status
 }
 
+// errDockerAway marks a daemon that is not there at the moment: it may be restarting.
+var errDockerAway = errors.New("docker does not answer")
+
 // dockerCall bounds every call but wait and pull.
 const dockerCall = time.Minute
 
@@ -231,7 +234,7 @@ func (d *docker) call(ctx context.Context, method, path string, in, out any) err
 		err = json.NewDecoder(resp.Body).Decode(out)
 	}
 	if err != nil {
-		return fmt.Errorf("docker: %s %s: %w", method, path, err)
+		return fmt.Errorf("%w to %s %s to its end: %w", errDockerAway, method, path, err)
 	}
 	return nil
 }
@@ -258,7 +261,7 @@ func (d *docker) do(ctx context.Context, method, path string, in any) (*http.Res
 	case errors.Is(err, os.ErrPermission):
 		return nil, final(fmt.Errorf("docker: no access to %s", d.socket), "run as root, or as a member of group docker")
 	case err != nil:
-		return nil, fmt.Errorf("docker does not answer on %s (see systemctl status docker): %w", d.socket, err)
+		return nil, fmt.Errorf("%w on %s (see systemctl status docker): %w", errDockerAway, d.socket, err)
 	case resp.StatusCode < http.StatusBadRequest:
 		return resp, nil
 	}

@@ -24,12 +24,14 @@ func TestOnFailure(t *testing.T) {
 	for _, tt := range []struct {
 		name, defaults, spec string
 		identity             error
+		stopped              bool // systemctl stop, or a shutdown
 		powered, unhealthy   int
 	}{
 		{name: "stay", spec: "on_failure: stay"},
 		{name: "poweroff", spec: "on_failure: poweroff", powered: 1},
 		{name: "unhealthy", spec: "on_failure: unhealthy", unhealthy: 1},
 		{name: "no metadata", defaults: "on_failure: poweroff", identity: errors.New("no answer"), powered: 1},
+		{name: "stopped by somebody", spec: "on_failure: poweroff", stopped: true},
 		{name: "user-data wins", defaults: "on_failure: poweroff", spec: "on_failure: stay"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -44,7 +46,12 @@ func TestOnFailure(t *testing.T) {
 				return "", nil
 			}
 			p := &marked{where: where{id: firstboot.Identity{InstanceID: "i"}, err: tt.identity}}
-			if err := firstboot.Boot(t.Context(), m.Host, p); err == nil {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if tt.stopped {
+				cancel()
+			}
+			if err := firstboot.Boot(ctx, m.Host, p); err == nil {
 				t.Fatal("the boot succeeded")
 			}
 			if powered != tt.powered || p.unhealthy != tt.unhealthy || p.online != 0 {

@@ -165,6 +165,16 @@ var faults = []struct {
 			return real.RoundTrip(r)
 		})
 	}},
+	{name: "docker restarted meanwhile", within: 9 * time.Second, given: func(w *world) {
+		var calls atomic.Int32
+		real := w.Docker
+		w.Docker = roundTrip(func(r *http.Request) (*http.Response, error) {
+			if n := calls.Add(1); n%5 >= 3 && n < 50 { // two of five calls fail, wherever they are
+				return nil, &net.OpError{Op: "dial", Net: "unix", Err: syscall.ECONNREFUSED}
+			}
+			return real.RoundTrip(r)
+		})
+	}},
 	{name: "docker down for ever", within: 4 * time.Second, want: "docker does not answer on", given: func(w *world) {
 		w.Docker = firstboot.SocketTransport("/nonexistent/docker.sock")
 		w.spec = append(w.spec, "boot_timeout: 2s")
