@@ -29,14 +29,14 @@ const canonical = "099720109477"
 
 // world is an account with a base image in its first region, on the virtual clock of a bubble.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	server *awstest.Server
 	spec   images.Spec
 	base   string
 	bakes  int
 }
 
-func newWorld(t *testing.T, o awstest.Options) *world {
+func newWorld(t testing.TB, o awstest.Options) *world {
 	s := awstest.New(o)
 	w := &world{t: t, server: s}
 	old := time.Now().AddDate(0, -2, 0)

@@ -18,7 +18,7 @@ import (
 )
 
 // diskWith makes a disk of the metal target with data here and there, and what stands beside it.
-func diskWith(t *testing.T, bakeID string, size int64, blocks map[int64]int64) string {
+func diskWith(t testing.TB, bakeID string, size int64, blocks map[int64]int64) string {
 	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "dorunner.raw")
@@ -49,7 +49,7 @@ func diskWith(t *testing.T, bakeID string, size int64, blocks map[int64]int64) s
 }
 
 // fill writes a block of noise; seed 0 is zeros that were written.
-func fill(t *testing.T, f *os.File, block, seed int64) {
+func fill(t testing.TB, f *os.File, block, seed int64) {
 	t.Helper()
 	b := make([]byte, blockSize)
 	if seed != 0 {
