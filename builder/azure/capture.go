@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,22 +106,36 @@ func (c *Cloud) Capture(ctx context.Context, env *builder.Env) (builder.Artifact
 			a.Images = append(a.Images, builder.ImageID{Region: c.location, ID: image, Format: "managed-image"})
 		}
 	}
-	if c.gallery() {
-		id, err := c.publish(ctx, env, image)
-		if err != nil {
-			return a, err
-		}
-		a.Images = append(a.Images, builder.ImageID{Region: c.location, ID: id, Format: "gallery-version"})
+	if !c.gallery() {
+		return a, nil
 	}
-	// The source is not needed any more; that it is gone, unwinding the ledger makes sure of.
-	c.letGo(ctx)
-	return a, nil
+	todo := []func(context.Context) error{func(ctx context.Context) error {
+		id, err := c.publish(ctx, env, image)
+		a.Images = append(a.Images, builder.ImageID{Region: c.location, ID: id, Format: "gallery-version"})
+		return err
+	}}
+	if image != "" {
+		todo = append(todo, func(ctx context.Context) error { c.letGo(ctx, env); return nil })
+	}
+	return a, together(ctx, todo...)
 }
 
-// letGo begins to delete the machine without waiting: it is gone by the time that the ledger asks.
-func (c *Cloud) letGo(ctx context.Context) {
-	if c.vm.id != "" {
-		_, _ = c.api.vms.BeginDelete(ctx, c.spec.ResourceGroup, c.vm.name, nil)
+// letGo gives the machine and its network back while something else takes long. What it does not manage, unwinding the
+// ledger does.
+func (c *Cloud) letGo(ctx context.Context, env *builder.Env) {
+	for _, e := range slices.Backward(env.Ledger.Entries()) {
+		switch e.Kind {
+		case kindVNet:
+			if c.spec.TestBoot { // that machine needs one too
+				continue
+			}
+		case kindVM, kindNIC, kindIP, kindNSG:
+		default:
+			continue
+		}
+		if c.undo(ctx, e) != nil || env.Ledger.Done(e.Kind, e.ID) != nil {
+			return
+		}
 	}
 }
 

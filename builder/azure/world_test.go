@@ -23,18 +23,22 @@ import (
 
 // world is a subscription and what is baked in it.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	server *azuretest.Server
 	spec   images.Spec
 	bakes  int
 	ledger string // directory of the ledgers
 	log    strings.Builder
 	dialed ssh.Config
+	// transport carries the calls; the server itself, without a network, unless a test sets it.
+	transport policy.Transporter
+	retry     policy.RetryOptions
 }
 
 // newWorld has a resource group in West Europe; the spec bakes a version into a gallery and two more regions.
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	w := &world{t: t, server: azuretest.New(), ledger: t.TempDir()}
+	w.transport = w.server
 	w.server.Add("/subscriptions/"+azuretest.Subscription+"/resourceGroups/rg", map[string]any{"location": "westeurope"})
 	w.spec.Azure = images.Azure{Subscription: azuretest.Subscription, ResourceGroup: "rg", Gallery: "images", Definition: "runner",
 		ReplicateTo: []string{"northeurope", "uksouth"}, TestBoot: true}
@@ -79,7 +83,7 @@ func (w *world) cloud() *Cloud {
 	w.t.Helper()
 	var c *Cloud
 	c, err := New(w.plan(), Options{
-		Credential: staticToken{}, Transport: w.server,
+		Credential: staticToken{}, Transport: w.transport, Retry: w.retry,
 		Dial: func(_ context.Context, conf ssh.Config) (builder.Guest, error) {
 			w.dialed = conf
 			return quietGuest{w.server, c.vm.name}, nil
