@@ -57,7 +57,7 @@ func TestEncodeAndDecodeAreInverse(t *testing.T) {
 
 func TestDecodeIsStrictAndLaysOver(t *testing.T) {
 	for text, want := range map[string]string{
-		"nmae: x":             "nmae",
+		"nam: x":              "nam",
 		"name: x\nname: y":    "already defined",
 		"concurrent: many":    "many",
 		"boot_timeout: 90":    "write it as 90s",
@@ -102,7 +102,7 @@ func TestLiteralSecretsStay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for how, text := range map[string]string{"json": string(asJSON), "yaml": string(asYAML), "%v": fmt.Sprintf("%v", s), "%+v": fmt.Sprintf("%+v", s), "%#v": fmt.Sprintf("%#v", s), "%s": fmt.Sprintf("%s", s.Token)} {
+	for how, text := range map[string]string{"json": string(asJSON), "yaml": string(asYAML), "%v": fmt.Sprintf("%v", s), "%+v": fmt.Sprintf("%+v", s), "%#v": fmt.Sprintf("%#v", s), "print": fmt.Sprint(s.Token)} {
 		if strings.Contains(text, "canary") {
 			t.Errorf("%s shows it: %s", how, text)
 		}
@@ -129,7 +129,7 @@ func TestValidate(t *testing.T) {
 	}
 	for path, harm := range map[string]func(*runner.Spec){
 		"name":             func(s *runner.Spec) { s.Name = "a b" },
-		"description":      func(s *runner.Spec) { s.Description = "{{.Nmae}}" },
+		"description":      func(s *runner.Spec) { s.Description = "{{.Nam}}" },
 		"url":              func(s *runner.Spec) { s.URL = "app.dataops.live" },
 		"tags[1]":          func(s *runner.Spec) { s.Tags = []string{"a", "b,c"} },
 		"image":            func(s *runner.Spec) { s.Image = "UPPER" },
@@ -162,7 +162,7 @@ func TestDescribe(t *testing.T) {
 			t.Errorf("%q: %q %v", text, got, err)
 		}
 	}
-	for _, text := range []string{"{{.Nmae}}", "{{.Name", "{{if .Name}}x{{end}}", "{{.Name | printf}}", "{{}}"} {
+	for _, text := range []string{"{{.Nam}}", "{{.Name", "{{if .Name}}x{{end}}", "{{.Name | printf}}", "{{}}"} {
 		if got, err := (runner.Spec{Name: "n", Description: text}).Describe(f); err == nil {
 			t.Errorf("%q: %q", text, got)
 		}
