@@ -198,7 +198,7 @@ func (g *gitlab) transportFailure(err error) error {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		f.Hint = fmt.Sprintf("this machine's clock says %s: check its time synchronization (timedatectl), then the server's certificate", g.now().UTC().Format(time.DateTime))
 	case errors.As(err, &unknown):
-		f.Hint = "add the authority to /usr/local/share/ca-certificates and run update-ca-certificates; a captive portal looks the same"
+		f.Hint = "add the authority to /usr/local/share/ca-certificates and run update-ca-certificates, and for the runner to certs/HOST.crt beside its config.toml; a captive portal looks the same"
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		f.Final, f.Hint = true, "the server speaks http there: write the url with http://"
 	case errors.As(err, &dns):
