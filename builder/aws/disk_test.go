@@ -99,7 +99,8 @@ func scattered(n int) map[int64]int64 {
 
 func TestPublishDisk(t *testing.T) {
 	t.Setenv("DORUNNER_STATE_DIR", t.TempDir())
-	w := newWorld(t, awstest.Options{Dir: t.TempDir()})
+	w := newWorld(t, awstest.Options{Dir: t.TempDir(), Machines: selftest{}})
+	w.spec.AWS.TestBoot = true
 	blocks := scattered(150)
 	blocks[2000] = 0                                        // zeros that were written
 	file := diskWith(t, "first", 3<<30-blockSize/2, blocks) // not whole blocks, not whole GiB

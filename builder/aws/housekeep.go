@@ -334,6 +334,9 @@ func snapshotsOf(i types.Image) []string {
 // console is what a machine printed so far.
 func (a *account) console(ctx context.Context, region, id string) (string, error) {
 	out, err := a.in(region).GetConsoleOutput(ctx, &ec2.GetConsoleOutputInput{InstanceId: &id, Latest: sdk.Bool(true)})
+	if isCode(err, "UnsupportedOperation") { // machine types before Nitro only have what was posted last
+		out, err = a.in(region).GetConsoleOutput(ctx, &ec2.GetConsoleOutputInput{InstanceId: &id})
+	}
 	if err != nil {
 		return "", explain(region, err)
 	}

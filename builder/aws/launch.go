@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -65,7 +66,7 @@ func (c *Cloud) whoMayConnect(env *builder.Env) string {
 	if c.ownGroup(env) {
 		return "its security group admits " + c.opening.String() + "; --allow-cidr changes that"
 	}
-	return "the security group is not ours"
+	return "name a security group that does with --security-group"
 }
 
 // makeGroup makes a security group that admits SSH from one address.
@@ -159,13 +160,13 @@ func (c *Cloud) runTagged(ctx context.Context, env *builder.Env, p place, spot, 
 		MetadataOptions: &types.InstanceMetadataOptionsRequest{HttpTokens: types.HttpTokensStateRequired, HttpPutResponseHopLimit: sdk.Int32(1),
 			HttpEndpoint: types.InstanceMetadataEndpointStateEnabled, InstanceMetadataTags: types.InstanceMetadataTagsStateEnabled},
 		BlockDeviceMappings: []types.BlockDeviceMapping{{DeviceName: &c.root, Ebs: &types.EbsBlockDevice{VolumeType: types.VolumeTypeGp3,
-			VolumeSize: sdk.Int32(int32(env.Plan.Spec.Image.DiskGB)), Encrypted: sdk.Bool(true), KmsKeyId: orNil(a.KMSKey), DeleteOnTermination: sdk.Bool(true)}}},
+			VolumeSize: sdk.Int32(int32(env.Plan.Spec.Image.DiskGB)), Encrypted: sdk.Bool(true), KmsKeyId: orNil(keyIn(c.region, a.KMSKey)), DeleteOnTermination: sdk.Bool(true)}}},
 		NetworkInterfaces: []types.InstanceNetworkInterfaceSpecification{{DeviceIndex: sdk.Int32(0), SubnetId: &p.subnet,
 			AssociatePublicIpAddress: sdk.Bool(!a.PrivateIP), DeleteOnTermination: sdk.Bool(true)}},
 		TagSpecifications: tagSpecs(c.tags(env), kinds...),
 		UserData:          sdk.String(base64.StdEncoding.EncodeToString(userData)),
 	}
-	if strings.HasPrefix(p.size, "t") { // only they have credits
+	if Burstable(p.size) {
 		in.CreditSpecification = &types.CreditSpecificationRequest{CpuCredits: sdk.String("unlimited")}
 	}
 	for _, g := range []string{a.SecurityGroup, c.group} {
@@ -203,6 +204,20 @@ func (c *Cloud) runTagged(ctx context.Context, env *builder.Env, p place, spot, 
 	})
 	c.acct.created(c.region, err)
 	return out, err
+}
+
+var burstable = regexp.MustCompile(`^t[0-9]`)
+
+// Burstable says that a machine type has CPU credits; they are unlimited here, or a bake would crawl once they are spent.
+func Burstable(size string) bool { return burstable.MatchString(size) }
+
+// keyIn is a key as a region knows it: the replica of a multi-region key has the region in its ARN.
+func keyIn(region, key string) string {
+	parts := strings.Split(key, ":")
+	if len(parts) == 6 && strings.HasPrefix(parts[5], "key/mrk-") {
+		parts[3] = region
+	}
+	return strings.Join(parts, ":")
 }
 
 func orNil(s string) *string {

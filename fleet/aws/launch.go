@@ -104,7 +104,7 @@ func run(ctx context.Context, house *aws.House, o LaunchOptions, image aws.Image
 		BlockDeviceMappings: []types.BlockDeviceMapping{{DeviceName: sdk.String(image.Root()), Ebs: disk}},
 		TagSpecifications:   []types.TagSpecification{{ResourceType: types.ResourceTypeInstance, Tags: tags}, {ResourceType: types.ResourceTypeVolume, Tags: tags}},
 	}
-	if strings.HasPrefix(size, "t") { // only they have credits
+	if aws.Burstable(size) {
 		in.CreditSpecification = &types.CreditSpecificationRequest{CpuCredits: sdk.String("unlimited")}
 	}
 	if o.Subnet != "" {
