@@ -2,11 +2,12 @@
 package cloudinit
 
 import (
+	"github.com/dorunner/dorunner-bake/cloudinit/lint"
 	"github.com/dorunner/dorunner-bake/firstboot/runner"
 )
 
 // RunnerFile is where a machine reads who it is.
-const RunnerFile = "/etc/dorunner/runner.yaml"
+const RunnerFile = lint.RunnerFile
 
 // UserDataOptions are what UserData may be told beside the runner.
 type UserDataOptions struct {

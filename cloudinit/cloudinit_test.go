@@ -1,8 +1,10 @@
 package cloudinit_test
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -75,6 +77,32 @@ func TestUserDataRefusesALiteralToken(t *testing.T) {
 	b, err := cloudinit.UserData(s, cloudinit.UserDataOptions{AllowPlain: true})
 	if err != nil || !strings.Contains(string(b), "plain:glrt-verysecret") {
 		t.Errorf("allowed, and yet: %v\n%s", err, b)
+	}
+}
+
+func TestTooBigIsToldByPart(t *testing.T) {
+	noise := make([]byte, 30000)
+	for i, r := 0, rand.New(rand.NewPCG(1, 2)); i < len(noise); i++ {
+		noise[i] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/"[r.IntN(64)]
+	}
+	big := cloudinit.Source{Name: "big.sh", Content: append([]byte("#!/bin/sh\n# "), noise...)}
+	o := cloudinit.Options{Cloud: "aws", Sources: []cloudinit.Source{big}}
+	_, err := cloudinit.Generate(spec("d"), o)
+	var tooBig *cloudinit.TooBig
+	if !errors.As(err, &tooBig) || !tooBig.Gzip || tooBig.Sent <= tooBig.Limit {
+		t.Fatalf("got %v", err)
+	}
+	for _, want := range []string{"aws takes 16383", "big.sh", "dorunner.yaml", "sent (gzip)"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not say %q:\n%v", want, err)
+		}
+	}
+	o.Cloud = ""
+	if g, err := cloudinit.Generate(spec("d"), o); err != nil || g.Gzip {
+		t.Errorf("where there is no limit: %v", err)
+	}
+	if !bytes.Equal(generate(t, o), generate(t, o)) {
+		t.Error("the same input gave other bytes")
 	}
 }
 

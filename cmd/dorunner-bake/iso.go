@@ -155,7 +155,7 @@ func (a *app) makeISO(ctx context.Context, plan *images.Plan, o isoFlags) ([]str
 	}
 	seed, err := cloudinit.Seed(plan.Runner(), network, gen)
 	if err != nil {
-		return nil, wrongInput(err)
+		return nil, usageError{err}
 	}
 	return []string{o.out}, cloudinit.WriteISO(o.out, cloudinit.SeedLabel, append(seed, payload...))
 }
@@ -173,13 +173,13 @@ func (a *app) hostSeeds(plan *images.Plan, o isoFlags, gen cloudinit.Options, pa
 	if o.shared {
 		files, err := cloudinit.SharedSeed(plan.Runner(), hosts, gen)
 		if err != nil {
-			return nil, wrongInput(err)
+			return nil, usageError{err}
 		}
 		return []string{o.out}, cloudinit.WriteISO(o.out, cloudinit.SeedLabel, append(files, payload...))
 	}
 	seeds, err := cloudinit.HostSeeds(plan.Runner(), hosts, gen)
 	if err != nil {
-		return nil, wrongInput(err)
+		return nil, usageError{err}
 	}
 	var made []string
 	for _, h := range hosts {
@@ -233,7 +233,7 @@ func (a *app) installer(ctx context.Context, plan *images.Plan, o isoFlags, gen 
 	}
 	userData, err := i.Autoinstall(plan.Runner(), gen)
 	if err != nil {
-		return nil, wrongInput(err)
+		return nil, usageError{err}
 	}
 	var network []byte
 	if o.network != "" {

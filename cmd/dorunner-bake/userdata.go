@@ -74,7 +74,7 @@ refused unless --allow-plain-secrets is given.`,
 		}
 		g, err := cloudinit.Generate(plan.Runner(), o)
 		if err != nil {
-			return wrongInput(err)
+			return usageError{err}
 		}
 		for _, w := range g.Findings {
 			_, _ = fmt.Fprint(a.err, w.Text("user-data"))
@@ -121,9 +121,6 @@ func (a *app) sources(files []string, o cloudinit.Options) ([]cloudinit.Source, 
 	}
 	return out, nil
 }
-
-// wrongInput is an error that the author mends, not the machine.
-func wrongInput(err error) error { return usageError{err} }
 
 // write writes a result to a file, whole or not at all, or to standard output.
 func (a *app) write(file string, data []byte) error {
