@@ -12,12 +12,9 @@ import (
 // machines are the architectures as an ELF file names them.
 var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
 
-// FindFirstBoot finds the dorunner-firstboot program for an architecture: the one that was named, or one beside the
-// running program.
-func FindFirstBoot(named, arch string) (string, error) {
-	if named != "" {
-		return named, checkFirstBoot(named, arch)
-	}
+// FindFirstBoot finds the first-boot program for an architecture beside the running program. Whether it really is one,
+// and for that architecture, Bake checks.
+func FindFirstBoot(arch string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("where this program is: %w", err)
@@ -26,22 +23,14 @@ func FindFirstBoot(named, arch string) (string, error) {
 		self = real
 	}
 	name := "dorunner-firstboot-linux-" + arch
-	var found error
 	for _, name := range []string{name, "dorunner-firstboot"} {
 		file := filepath.Join(filepath.Dir(self), name)
-		err := checkFirstBoot(file, arch)
-		if err == nil {
-			return file, nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) && found == nil {
-			found = err
+		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+			return file, err
 		}
 	}
-	if found != nil {
-		return "", found
-	}
-	return "", fmt.Errorf("%s is not beside %s: unpack it there from the release, build it with `GOOS=linux GOARCH=%s go build -o %s ./cmd/dorunner-firstboot`, or name another",
-		name, self, arch, name)
+	return "", fmt.Errorf("%s is not beside %s: unpack it there from the release, or build it "+
+		"(GOOS=linux GOARCH=%s go build -o %s ./cmd/dorunner-firstboot), or name the file", name, self, arch, name)
 }
 
 // checkFirstBoot says what keeps a file from being a program for Linux on an architecture.

@@ -33,7 +33,9 @@ func (b *bakery) prepare(target string, c any, core common.PackerConfig, image I
 		return nil, warnings, err
 	}
 	b.plan = plan
-	b.image.FirstBoot, err = builder.FindFirstBoot(b.image.FirstBoot, plan.Spec.Image.Arch)
+	if b.image.FirstBoot == "" {
+		b.image.FirstBoot, err = builder.FindFirstBoot(plan.Spec.Image.Arch)
+	}
 	return generated, warnings, err
 }
 

@@ -49,7 +49,9 @@ func (p *Provisioner) Prepare(raws ...any) error {
 		return err
 	}
 	p.plan = plan
-	p.config.FirstBoot, err = builder.FindFirstBoot(p.config.FirstBoot, plan.Spec.Image.Arch)
+	if p.config.FirstBoot == "" {
+		p.config.FirstBoot, err = builder.FindFirstBoot(plan.Spec.Image.Arch)
+	}
 	return err
 }
 

@@ -43,7 +43,7 @@ func bakeCmd(a *app, t target) *cobra.Command {
 			return err
 		}
 		if o.FirstBoot == "" && !bakedElsewhere(cloud) {
-			if o.FirstBoot, err = findFirstBoot(plan.Spec.Image.Arch); err != nil {
+			if o.FirstBoot, err = builder.FindFirstBoot(plan.Spec.Image.Arch); err != nil {
 				return err
 			}
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dorunner/dorunner-bake/builder"
 	"github.com/dorunner/dorunner-bake/cloudinit"
 	"github.com/dorunner/dorunner-bake/cloudinit/iso9660"
 	"github.com/dorunner/dorunner-bake/images"
@@ -198,7 +199,7 @@ func (o *isoFlags) payload(plan *images.Plan) ([]iso9660.File, error) {
 	p := cloudinit.Payload{FirstBoot: o.firstBoot, Defaults: plan.BakedRunner(), Packages: o.packages, Arch: plan.Spec.Image.Arch}
 	if p.FirstBoot == "" {
 		var err error
-		if p.FirstBoot, err = findFirstBoot(p.Arch); err != nil {
+		if p.FirstBoot, err = builder.FindFirstBoot(p.Arch); err != nil {
 			return nil, err
 		}
 	}
