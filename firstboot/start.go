@@ -59,7 +59,7 @@ func (b *boot) isWanted(c container) bool {
 // isDocumented tells the container that somebody set up here by hand: this boot replaces it, since it neither lets
 // jobs finish when it is stopped nor tells of its polls.
 func (b *boot) isDocumented(c container) bool {
-	return c.Config.Image == b.spec.Image && slices.ContainsFunc(c.Mounts, func(m struct{ Source, Destination string }) bool {
+	return slices.ContainsFunc(c.Mounts, func(m struct{ Source, Destination string }) bool {
 		return m.Destination == configInside && m.Source == b.h.path(configDir(b.spec.Name))
 	})
 }
