@@ -91,7 +91,13 @@ var (
 	_ builder.Undoer     = (*Cloud)(nil)
 	_ builder.Rehearser  = (*Cloud)(nil)
 	_ builder.Baked      = (*Cloud)(nil)
+	_ builder.Based      = (*Cloud)(nil)
 )
+
+// Base is the AMI that the bake began with.
+func (c *Cloud) Base() builder.ManifestBase {
+	return builder.ManifestBase{OS: sdk.ToString(c.base.Name), Source: sdk.ToString(c.base.ImageId), Digest: sdk.ToString(c.base.CreationDate)}
+}
 
 // callerIP asks a service of Amazon's which address our packets come from.
 func callerIP(ctx context.Context) (netip.Addr, error) {

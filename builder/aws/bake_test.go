@@ -80,6 +80,7 @@ type result struct {
 	reused   bool
 	err      error
 	left     []builder.Entry // in the ledger
+	ended    time.Time       // when its steps did; giving back comes after
 }
 
 // bake does what the engine does, without anything on the machine.
@@ -93,6 +94,7 @@ func (w *world) bakeWith(ctx context.Context, c *Cloud) (r result) {
 	}
 	env := &builder.Env{Plan: w.plan(), Ledger: ledger, Progress: builder.Discard(), BakeID: fmt.Sprintf("20260101-000000-%06x", w.bakes), WorkDir: w.t.TempDir(), OutDir: w.t.TempDir()}
 	r.artifact, r.reused, r.err = steps(ctx, c, env)
+	r.ended = time.Now()
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Minute)
 	defer cancel()
 	r.err = errors.Join(r.err, ledger.Unwind(undo, nil))
@@ -329,6 +331,9 @@ func TestInterference(t *testing.T) {
 					r := w.bake(ctx)
 					if reached && tt.fine && r.err != nil {
 						t.Errorf("call %d (%s): %v", n, w.server.Calls()[n-1], r.err)
+					}
+					if took := r.ended.Sub(since); tt.stop && reached && r.err != nil && took > 3*time.Second {
+						t.Errorf("call %d: it stopped %v after it was cancelled", n, took)
 					}
 					w.emptyOrNamed(n, r)
 					w.noComplaints()

@@ -47,11 +47,13 @@ func (a *app) gcLedgers(ctx context.Context, yes bool) error {
 		_, _ = fmt.Fprintln(a.err, "no killed bake of this machine left anything")
 		return nil
 	}
-	inAWS := false
+	region, inAWS := "", false
 	for _, s := range stale {
 		_, _ = fmt.Fprintf(a.err, "bake %s was killed and left:\n", s.BakeID)
 		for _, e := range s.Entries {
-			inAWS = inAWS || strings.HasPrefix(e.Kind, "aws ")
+			if strings.HasPrefix(e.Kind, "aws ") {
+				region, inAWS = e.Region, true
+			}
 			if !yes {
 				_, _ = fmt.Fprintln(a.out, e)
 				continue
@@ -65,7 +67,7 @@ func (a *app) gcLedgers(ctx context.Context, yes bool) error {
 	}
 	undo := metal.New("").Undoes()
 	if inAWS {
-		cfg, err := aws.LoadConfig(ctx, "")
+		cfg, err := aws.LoadConfig(ctx, region) // each entry names its own
 		if err != nil {
 			return err
 		}
