@@ -131,8 +131,9 @@ func networkConfig(hosts []Host) ([]byte, error) {
 		if h.MAC == "" {
 			return nil, fmt.Errorf("host %s has addresses and no mac: its interface is told by it", h.Name)
 		}
-		// The name is its own, and the interface gets it: where there is no netplan, cloud-init 22.4 finds an interface by it.
-		name := fmt.Sprintf("nic%d", i)
+		// The interface gets a name: without netplan, cloud-init 22.4 finds it by that. Files are read in the order of names, and
+		// "e*" below also fits the old names of renamed interfaces, so this one must come before it.
+		name := fmt.Sprintf("dr%d", i)
 		d := device{Match: map[string]string{"macaddress": h.MAC}, SetName: name, Addresses: h.Addresses, Optional: len(hosts) > 1}
 		if h.Gateway != "" {
 			to := "0.0.0.0/0" // netplan before 0.103 does not know the word default

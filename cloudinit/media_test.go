@@ -61,10 +61,10 @@ func TestHosts(t *testing.T) {
 	}
 	want := `version: 2
 ethernets:
-  nic0:
+  dr0:
     match:
       macaddress: 52:54:00:aa:00:01
-    set-name: nic0
+    set-name: dr0
     addresses:
       - 192.0.2.11/24
     routes:

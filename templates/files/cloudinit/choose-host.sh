@@ -28,7 +28,7 @@ if [ -z "$host" ]; then
 fi
 
 mkdir -p /etc/dorunner
-cp "$dir/hosts/$host.yaml" /etc/dorunner/runner.yaml.new
+install -m 0600 "$dir/hosts/$host.yaml" /etc/dorunner/runner.yaml.new
 mv /etc/dorunner/runner.yaml.new /etc/dorunner/runner.yaml
 if [ "$(hostname)" != "$host" ]; then
     hostname "$host"
