@@ -2,7 +2,11 @@ package azure
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -119,35 +123,60 @@ func TestNoCredentials(t *testing.T) {
 	})
 }
 
-// The actions that a bake checks beforehand are those that it uses: with exactly them, it works.
-func TestPermissionsSuffice(t *testing.T) {
+// role reads the actions of a role definition in the documentation.
+func role(t *testing.T, name string) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "azure.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, found := strings.Cut(string(text), "<!-- role: "+name+" -->\n```json\n")
+	body, _, closed := strings.Cut(after, "```")
+	var r struct{ Actions []string }
+	if err := json.Unmarshal([]byte(body), &r); err != nil || !found || !closed {
+		t.Fatalf("role %s: %v", name, err)
+	}
+	return r.Actions
+}
+
+// The documented roles suffice for everything, a failing bake and gc included, and hold nothing that is never used.
+func TestDocumentedRoles(t *testing.T) {
+	used := map[string]bool{}
 	for name, set := range variants(t) {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t)
-				set(w)
-				// Reading is one wildcard in the role; what changes anything is listed.
-				w.server.Allow = []string{"*/read", "Microsoft.Compute/virtualMachines/retrieveBootDiagnosticsData/action"}
-				for _, n := range needs {
-					w.server.Allow = append(w.server.Allow, n.action)
-				}
-				if r := w.bake(t.Context()); r.err != nil {
-					t.Fatal(r.err)
-				}
-				used := map[string]bool{}
-				for _, c := range w.server.Calls() {
-					used[strings.ToLower(c.Action)] = true
-				}
-				c := w.cloud()
-				c.groupNew, c.galleryNew, c.defNew = true, c.gallery(), c.gallery()
-				for _, n := range needs {
-					read := strings.HasSuffix(n.action, "/read") || strings.HasSuffix(n.action, "join/action")
-					if !read && n.when(c) && !used[strings.ToLower(n.action)] && n.action != "Microsoft.Compute/disks/delete" &&
-						!strings.HasSuffix(n.action, "versions/delete") && !strings.HasSuffix(n.action, "images/delete") && !strings.HasSuffix(n.action, "resourceGroups/write") {
-						t.Errorf("%s is asked for and not used", n.action)
+		for _, fail := range []string{"", "GalleryImageVersionsClient.BeginCreate", "ImagesClient.BeginCreate", "DisksClient.BeginGrant"} {
+			t.Run(name+" "+fail, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t)
+					set(w)
+					w.server.Allow = role(t, "bake")
+					if w.spec.Azure.ResourceGroup == "fresh" {
+						w.server.Allow = append(w.server.Allow, role(t, "group")...)
 					}
-				}
+					if fail != "" {
+						w.server.Faults = []*azuretest.Fault{{API: fail, Async: true}}
+					}
+					r := w.bake(t.Context())
+					if r.err != nil && code(r.err) != "InjectedFault" {
+						t.Error(r.err)
+					}
+					accounted(t, w, r)
+					for _, c := range w.server.Calls() {
+						used[strings.ToLower(c.Action)] = true
+					}
+				})
 			})
-		})
+		}
+	}
+	for _, a := range slices.Concat(role(t, "bake"), role(t, "group")) {
+		if !used[strings.ToLower(a)] && a != "*/read" && !strings.HasSuffix(a, "join/action") { // joining is asked for along with writing
+			t.Errorf("%s is in a role and never used", a)
+		}
+	}
+	// What preflight asks about is in the roles, so that it complains of nothing that a bake does without.
+	all := append(role(t, "bake"), role(t, "group")...)
+	for _, n := range needs {
+		if !(permission{Actions: all}).grants(n.action) {
+			t.Errorf("preflight wants %s, which no role has", n.action)
+		}
 	}
 }
