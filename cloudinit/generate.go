@@ -81,9 +81,9 @@ func (e *TooBig) Error() string {
 func (g *Generated) Table() string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 2, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\tpart\tbytes\tin the message\t")
+	_, _ = fmt.Fprintln(w, "\tpart\tbytes\tin the message\t")
 	for _, p := range g.Parts {
-		fmt.Fprintf(w, "\t%s\t%d\t%d\t\n", p.Name, p.Bytes, p.Sent)
+		_, _ = fmt.Fprintf(w, "\t%s\t%d\t%d\t\n", p.Name, p.Bytes, p.Sent)
 	}
 	limit := "no limit"
 	if g.Limit > 0 {
@@ -93,7 +93,7 @@ func (g *Generated) Table() string {
 	if g.Gzip {
 		packed = " (gzip)"
 	}
-	fmt.Fprintf(w, "\tsent%s\t%d\t%s\t\n", packed, g.Sent, limit)
+	_, _ = fmt.Fprintf(w, "\tsent%s\t%d\t%s\t\n", packed, g.Sent, limit)
 	_ = w.Flush()
 	return b.String()
 }
@@ -107,7 +107,7 @@ var unreachable = map[string][]string{
 func checkSecrets(s runner.Spec, cloud string) error {
 	for path, secret := range s.Secrets() {
 		if slices.Contains(unreachable[cloud], secret.Scheme()) {
-			return fmt.Errorf("runner.%s: %s cannot be read by a machine of target %s: use another kind of reference, such as file:", path, secret, cloud)
+			return fmt.Errorf("runner.%s: %s cannot be read by a machine of target %s: use a reference such as file:/path", path, secret, cloud)
 		}
 	}
 	return nil

@@ -180,7 +180,7 @@ func judge(data []byte, kind string) error {
 func HostMeta(name string, contents ...[]byte) Meta {
 	sum := sha256.New()
 	for _, c := range contents {
-		fmt.Fprintf(sum, "%d\n%s", len(c), c)
+		_, _ = fmt.Fprintf(sum, "%d\n%s", len(c), c)
 	}
 	return Meta{InstanceID: fmt.Sprintf("%s-%x", strings.ToLower(name), sum.Sum(nil)[:6]), LocalHostname: name}
 }

@@ -3,7 +3,7 @@ package cloudinit
 import (
 	"bytes"
 	"context"
-	"crypto/md5" // as the installer's own list of checksums has it
+	"crypto/md5" //nolint:gosec // the installer's own list of checksums has it
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -30,7 +30,7 @@ func Remaster(ctx context.Context, in, out string, seed, more []iso9660.File) er
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	// Our files go into an image of their own first: they may be large, and xorriso reads files, not streams.
 	tree := filepath.Join(dir, "tree")
 	for _, f := range seed {
@@ -65,7 +65,7 @@ func place(name string, f iso9660.File) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	w, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_EXCL, f.Mode.Perm()|0o400)
 	if err != nil {
 		return err
@@ -101,7 +101,7 @@ func changeMenus(ctx context.Context, in, dir string) (map[string]string, error)
 			return nil, fmt.Errorf("%s: its %s says autoinstall already: start from Ubuntu's own image", in, path)
 		default:
 			text = unattended(text, strings.HasSuffix(path, "txt.cfg"))
-			sum := md5.Sum(text)
+			sum := md5.Sum(text) //nolint:gosec // likewise
 			sums[path] = hex.EncodeToString(sum[:])
 		}
 		if err := os.Chmod(file, 0o600); err != nil {

@@ -62,7 +62,7 @@ func WriteISO(file, label string, files []iso9660.File) error {
 	if err != nil {
 		return err
 	}
-	defer f.Cleanup()
+	defer func() { _ = f.Cleanup() }() // done where all went well
 	stop := flush(f.File)
 	err = iso9660.Write(f.File, label, files)
 	stop()

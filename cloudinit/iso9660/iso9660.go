@@ -77,7 +77,7 @@ func copyFile(w io.Writer, f *File, buf []byte) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	n, err := io.CopyBuffer(w, io.LimitReader(r, f.Size), buf)
 	if err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 )
 
 // cloudConfig judges a #cloud-config part; nil when it cannot be read.
-func (l *linter) cloudConfig(p decode.Part, i int) *document {
+func (l *linter) cloudConfig(p decode.Part) *document {
 	root := l.parse(p.Layer)
 	if root == nil {
 		return nil
@@ -87,8 +87,11 @@ func (l *linter) check(d *document, n *yaml.Node, k *key, path string) {
 			}
 		}
 	case "str":
-		if k.words != nil && !slices.Contains(k.words, n.Value) && !d.rendered(n) &&
-			!(k.dashes && slices.Contains(k.words, strings.ReplaceAll(n.Value, "-", "_"))) {
+		word := n.Value
+		if k.dashes {
+			word = strings.ReplaceAll(word, "-", "_")
+		}
+		if k.words != nil && !slices.Contains(k.words, word) && !d.rendered(n) {
 			hint := "use one of " + strings.Join(k.words, ", ")
 			if s := suggest(n.Value, k.words); s != "" {
 				hint = "did you mean " + s + "?"

@@ -106,7 +106,7 @@ func (l *linter) userData(data []byte) {
 	}
 	l.report.Sent = r.Sent
 	var docs []*document
-	for i, p := range r.Parts {
+	for _, p := range r.Parts {
 		l.part = ""
 		if len(r.Parts) > 1 {
 			l.part = p.Name
@@ -114,7 +114,7 @@ func (l *linter) userData(data []byte) {
 		l.report.Parts = append(l.report.Parts, Part{p.Name, p.Type, len(p.Data)})
 		switch p.Type {
 		case decode.CloudConfig:
-			if d := l.cloudConfig(p, i); d != nil {
+			if d := l.cloudConfig(p); d != nil {
 				docs = append(docs, d)
 			}
 		case decode.Script, decode.Boothook, "text/x-shellscript-per-boot", "text/x-shellscript-per-instance", "text/x-shellscript-per-once":
