@@ -172,6 +172,8 @@ func explain(region string, err error) error {
 		say = api.ErrorMessage() + " Remove old ones (`dorunner-bake images aws prune`), or ask for more under Service Quotas"
 	case errors.As(err, &dns):
 		say = fmt.Sprintf("there is no address %s: is %q a region of AWS, and is the network up?", dns.Name, region)
+	case strings.Contains(err.Error(), "failed to refresh cached credentials") || strings.Contains(err.Error(), "static credentials are empty"):
+		say = "there are no AWS credentials, or they cannot be renewed: set AWS_PROFILE, or sign in (`aws configure`, `aws sso login`)"
 	case api != nil:
 		say = fmt.Sprintf("%s (%s)", api.ErrorMessage(), code)
 	default:

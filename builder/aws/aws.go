@@ -34,7 +34,7 @@ type Options struct {
 // The times that a bake gives things.
 const (
 	selfDestruct = 90 * time.Minute // the machine ends itself
-	lifetime     = 3 * time.Hour    // after which gc takes what a bake left for abandoned
+	lifetime     = 6 * time.Hour    // after which gc takes what a bake left for abandoned; copies may take long
 	runLimit     = 10 * time.Minute
 	stopLimit    = 15 * time.Minute
 	imageLimit   = 2 * time.Hour
@@ -111,7 +111,7 @@ func callerIP(ctx context.Context) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 100))
 	if err != nil {
 		return netip.Addr{}, err

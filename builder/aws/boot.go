@@ -21,7 +21,7 @@ func bootMode(path, arch string) (types.BootModeValues, error) {
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	head := make([]byte, 34*512) // boot sector, GPT header and its 128 entries
 	if _, err := f.ReadAt(head, 0); err != nil {
 		return "", fmt.Errorf("the partition table cannot be read: %w", err)

@@ -80,7 +80,7 @@ func (c *Cloud) BakedElsewhere() (*builder.Manifest, bool) {
 func (c *Cloud) checkDisk(ctx context.Context, env *builder.Env) error {
 	c.root = rootDevice
 	if key := env.Plan.Spec.AWS.KMSKey; key != "" && !strings.Contains(key, ":key/") {
-		return fmt.Errorf("the EBS direct APIs take a key by its ARN only, not as %s: write aws.kms_key as arn:aws:kms:%s:ACCOUNT:key/...", key, c.region)
+		return fmt.Errorf("the EBS direct APIs take a key by its ARN only, not as %s: write aws.kms_key as arn:aws:kms:%s:ACCOUNT:key/ID", key, c.region)
 	}
 	raw, err := c.rawDisk(ctx, env)
 	if err != nil {
@@ -139,7 +139,7 @@ func (c *Cloud) publish(ctx context.Context, env *builder.Env) (builder.Artifact
 	if err != nil {
 		return builder.Artifact{}, err
 	}
-	if err := c.awaitSnapshot(ctx, env, snapshot); err != nil {
+	if err := c.awaitSnapshot(ctx, snapshot); err != nil {
 		return builder.Artifact{}, err
 	}
 	id, err := c.register(ctx, env, snapshot, boot)
@@ -157,7 +157,7 @@ func (c *Cloud) publish(ctx context.Context, env *builder.Env) (builder.Artifact
 	return builder.Artifact{Images: []builder.ImageID{{Region: c.region, ID: id, Format: "ami", Size: int64(env.Plan.Spec.Image.DiskGB) << 30}}}, nil
 }
 
-func (c *Cloud) awaitSnapshot(ctx context.Context, env *builder.Env, id string) error {
+func (c *Cloud) awaitSnapshot(ctx context.Context, id string) error {
 	return until(ctx, "snapshot "+id, imageLimit, func(ctx context.Context) (bool, error) {
 		out, err := c.acct.in(c.region).DescribeSnapshots(ctx, &ec2.DescribeSnapshotsInput{SnapshotIds: []string{id}})
 		if notFound(err) || err == nil && len(out.Snapshots) == 0 {

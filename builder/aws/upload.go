@@ -152,7 +152,7 @@ func (u *uploader) run(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	extents, err := dataExtents(f)
 	if err != nil {
 		return err

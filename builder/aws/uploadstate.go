@@ -230,8 +230,11 @@ func dataExtents(f *os.File) ([]extent, error) {
 		if errors.Is(err, unix.ENXIO) { // a hole to the end
 			break
 		}
-		if err != nil { // a file system that knows no holes
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP) { // a file system that knows no holes
 			return []extent{{0, st.Size()}}, nil
+		}
+		if err != nil {
+			return nil, err
 		}
 		end, err := f.Seek(start, unix.SEEK_HOLE)
 		if err != nil {

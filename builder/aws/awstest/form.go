@@ -105,7 +105,7 @@ func (f *form) filters(known ...string) map[string][]string {
 	out := map[string][]string{}
 	for _, p := range f.groups("Filter") {
 		name := f.str(p + "Name")
-		if !slices.Contains(known, name) && !(strings.HasPrefix(name, "tag:") && slices.Contains(known, "tag-key")) && f.err == nil {
+		if f.err == nil && !slices.Contains(known, name) && (!strings.HasPrefix(name, "tag:") || !slices.Contains(known, "tag-key")) {
 			f.err = fail("InvalidParameterValue", "The filter '%s' is invalid", name)
 		}
 		out[name] = f.list(p + "Value")

@@ -78,7 +78,7 @@ func describeImages(c *call) (any, *Error) {
 		owned := i.owner == c.s.o.Account
 		is := map[string]string{"name": i.name, "state": i.state(now), "architecture": i.arch, "root-device-type": "ebs", "virtualization-type": "hvm", "image-id": i.id, "owner-id": i.owner, "is-public": yesNo(!owned)}
 		if (len(ids) > 0 && !slices.Contains(ids, i.id)) || !match(filters, i.tags, is) ||
-			(len(owners) > 0 && !slices.Contains(owners, i.owner) && !(owned && slices.Contains(owners, "self"))) {
+			(len(owners) > 0 && !slices.Contains(owners, i.owner) && (!owned || !slices.Contains(owners, "self"))) {
 			continue
 		}
 		it := imageItem{ID: i.id, Name: i.name, Desc: i.desc, State: is["state"], Owner: i.owner, Arch: i.arch, Created: stamp(i.created), Root: i.root,

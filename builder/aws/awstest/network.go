@@ -135,7 +135,7 @@ func describeOfferings(c *call) (any, *Error) {
 	for _, z := range []string{"a", "b", "c"} {
 		for _, size := range knownSizes {
 			where := c.r.name + z
-			if kind == "availability-zone" && !(z == "c" && strings.HasPrefix(size, "t3a.")) &&
+			if kind == "availability-zone" && (z != "c" || !strings.HasPrefix(size, "t3a.")) &&
 				match(filters, nil, map[string]string{"instance-type": size, "location": where}) {
 				all = append(all, item{size, where, kind})
 			}

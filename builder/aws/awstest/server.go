@@ -420,9 +420,10 @@ func (c *call) write(w http.ResponseWriter, answer any) error {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
-	if c.Action == "StartSnapshot" || c.Action == "PutSnapshotBlock" {
+	switch c.Action {
+	case "StartSnapshot", "PutSnapshotBlock":
 		w.WriteHeader(http.StatusCreated)
-	} else if c.Action == "CompleteSnapshot" {
+	case "CompleteSnapshot":
 		w.WriteHeader(http.StatusAccepted)
 	}
 	return json.NewEncoder(w).Encode(answer)
@@ -444,7 +445,7 @@ func (c *call) writeError(w http.ResponseWriter, e *Error) {
 		if c.Service == "sts" {
 			form = `<ErrorResponse><Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error><RequestId>r-%d</RequestId></ErrorResponse>`
 		}
-		fmt.Fprintf(w, form, code.String(), msg.String(), c.N)
+		_, _ = fmt.Fprintf(w, form, code.String(), msg.String(), c.N)
 	default:
 		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 		w.Header().Set("X-Amzn-ErrorType", e.Code)

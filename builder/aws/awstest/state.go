@@ -59,15 +59,14 @@ type group struct {
 
 type instance struct {
 	meta
-	image, size, subnet, zone, ip, profile, lifecycle, token, arch, shutdown string
-	groups                                                                   []string
-	volumes                                                                  []string
-	userData                                                                 string
-	spot                                                                     bool
-	running, stopping, stopped, terminating, terminated                      time.Time // zero: not asked for
-	addr                                                                     string
-	metadataTags, tokensRequired                                             bool
-	volumeRate                                                               int
+	image, size, subnet, zone, ip, profile, token, arch, shutdown string
+	groups                                                        []string
+	volumes                                                       []string
+	userData                                                      string
+	spot                                                          bool
+	running, stopping, stopped, terminating, terminated           time.Time // zero: not asked for
+	metadataTags, tokensRequired                                  bool
+	volumeRate                                                    int
 }
 
 func (i *instance) state(now time.Time) (int, string) {
@@ -88,10 +87,10 @@ func (i *instance) state(now time.Time) (int, string) {
 
 type volume struct {
 	meta
-	instance, device, snapshot string
-	size                       int
-	deleteOnTermination        bool
-	encrypted                  bool
+	instance, device    string
+	size                int
+	deleteOnTermination bool
+	encrypted           bool
 }
 
 type image struct {
