@@ -194,6 +194,9 @@ type machineSpec struct {
 	key        string
 	diskGB     int
 	trusted    bool
+	user       string // default the bake's
+	identity   string // id of a user-assigned identity; a runner has one of its own otherwise
+	runner     bool   // it stays, and is who it is by its custom data
 }
 
 // maxCustomData is Azure's limit in bytes, before base64.
@@ -282,6 +285,18 @@ func (c *Cloud) vmBody(env *builder.Env, s machineSpec, at place) armcompute.Vir
 			Properties: &armcompute.NetworkInterfaceReferenceProperties{Primary: new(true), DeleteOption: new(armcompute.DeleteOptionsDetach)}}}},
 		DiagnosticsProfile: &armcompute.DiagnosticsProfile{BootDiagnostics: &armcompute.BootDiagnostics{Enabled: new(true)}},
 	}}
+	if s.user != "" {
+		vm.Properties.OSProfile.AdminUsername = &s.user
+		vm.Properties.OSProfile.LinuxConfiguration.SSH.PublicKeys[0].Path = new("/home/" + s.user + "/.ssh/authorized_keys")
+	}
+	if s.runner {
+		vm.Properties.OSProfile.ComputerName = new(s.name)
+		vm.Identity = &armcompute.VirtualMachineIdentity{Type: new(armcompute.ResourceIdentityTypeSystemAssigned)}
+		if s.identity != "" {
+			vm.Identity = &armcompute.VirtualMachineIdentity{Type: new(armcompute.ResourceIdentityTypeUserAssigned),
+				UserAssignedIdentities: map[string]*armcompute.UserAssignedIdentitiesValue{s.identity: {}}}
+		}
+	}
 	if s.diskGB > 0 {
 		vm.Properties.StorageProfile.OSDisk.DiskSizeGB = new(int32(s.diskGB))
 	}

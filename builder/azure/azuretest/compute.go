@@ -128,6 +128,10 @@ func (s *Server) machines(f *compute.ServerFactory) {
 		v, e := s.createVM(ctx, rg, name, in)
 		return accepted(armcompute.VirtualMachinesClientCreateOrUpdateResponse{VirtualMachine: v}, e)
 	}
+	f.VirtualMachinesServer.BeginUpdate = func(ctx context.Context, rg, name string, in armcompute.VirtualMachineUpdate, _ *armcompute.VirtualMachinesClientBeginUpdateOptions) (azfake.PollerResponder[armcompute.VirtualMachinesClientUpdateResponse], azfake.ErrorResponder) {
+		v, e := s.patch(ctx, id(rg, name), toMap(in), s.Delays.Network)
+		return accepted(armcompute.VirtualMachinesClientUpdateResponse{VirtualMachine: from[armcompute.VirtualMachine](v)}, e)
+	}
 	f.VirtualMachinesServer.Get = func(_ context.Context, rg, name string, _ *armcompute.VirtualMachinesClientGetOptions) (azfake.Responder[armcompute.VirtualMachinesClientGetResponse], azfake.ErrorResponder) {
 		v, e := get[armcompute.VirtualMachine](s, id(rg, name))
 		return answer(armcompute.VirtualMachinesClientGetResponse{VirtualMachine: v}, e)

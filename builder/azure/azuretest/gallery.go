@@ -180,6 +180,9 @@ func (s *Server) Add(id string, body any) {
 	if state == "" {
 		state = "Succeeded"
 	}
+	if r.kind == "microsoft.compute/virtualmachines" {
+		r.power = "running"
+	}
 	r.set(state)
 	s.store[strings.ToLower(id)] = r
 }

@@ -56,6 +56,7 @@ var routes = []route{
 	{"GET", inSub + "/providers/microsoft.compute/virtualmachinescalesets", "compute", "VirtualMachineScaleSetsClient.NewListAllPager"},
 	{"GET", compu + "/virtualmachinescalesets/*/virtualmachines", "compute", "VirtualMachineScaleSetVMsClient.NewListPager"},
 	{"PUT", compu + "/virtualmachines/*", "compute", "VirtualMachinesClient.BeginCreateOrUpdate"},
+	{"PATCH", compu + "/virtualmachines/*", "compute", "VirtualMachinesClient.BeginUpdate"},
 	{"GET", compu + "/virtualmachines/*", "compute", "VirtualMachinesClient.Get"},
 	{"GET", compu + "/virtualmachines/*/instanceview", "compute", "VirtualMachinesClient.InstanceView"},
 	{"POST", compu + "/virtualmachines/*/deallocate", "compute", "VirtualMachinesClient.BeginDeallocate"},
