@@ -49,7 +49,7 @@ type Machine struct {
 	Console    string
 	Report     runner.Report // the last that it gave
 	Took       time.Duration // from power-on to that report
-	disk       string
+	Disk       string        // what differs from the image; removed by Close
 	started    time.Time
 	process    *process
 	control    io.Writer // of QEMU's monitor
@@ -177,7 +177,7 @@ func (l *Launched) prepare(ctx context.Context, id string, i int, format string,
 		InstanceID: fmt.Sprintf("i-%s-%d", id, i+1),
 		Seed:       filepath.Join(l.o.Dir, "seed"+suffix+".iso"),
 		Console:    filepath.Join(l.o.Dir, "console"+suffix+".log"),
-		disk:       filepath.Join(l.dir, fmt.Sprintf("disk-%d.qcow2", i+1)),
+		Disk:       filepath.Join(l.dir, fmt.Sprintf("disk-%d.qcow2", i+1)),
 	}
 	if err := cloudinit.WriteSeed(m.Seed, cloudinit.Meta{InstanceID: m.InstanceID, LocalHostname: m.Name}, l.o.UserData, nil); err != nil {
 		return nil, err
@@ -186,12 +186,12 @@ func (l *Launched) prepare(ctx context.Context, id string, i int, format string,
 	if err := os.Chmod(m.Seed, 0o600); err != nil {
 		return nil, err
 	}
-	args := []string{"create", "-q", "-f", "qcow2", "-F", format, "-b", image, m.disk, fmt.Sprint(size)}
+	args := []string{"create", "-q", "-f", "qcow2", "-F", format, "-b", image, m.Disk, fmt.Sprint(size)}
 	return m, explainFull(run(ctx, "qemu-img", args...), l.o.Dir)
 }
 
 func (l *Launched) start(m *Machine, i int, accel string) error {
-	h := hardware{Arch: l.o.Arch, CPUs: l.o.CPUs, MemoryGB: l.o.MemoryGB, Accel: accel, Disk: m.disk, Seed: m.Seed, Console: m.Console, Detached: l.o.Detached}
+	h := hardware{Arch: l.o.Arch, CPUs: l.o.CPUs, MemoryGB: l.o.MemoryGB, Accel: accel, Disk: m.Disk, Seed: m.Seed, Console: m.Console, Detached: l.o.Detached}
 	for _, f := range l.o.Forward {
 		h.Forward = append(h.Forward, forward("127.0.0.1", f.Host+i, f.Guest))
 	}

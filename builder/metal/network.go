@@ -40,10 +40,23 @@ func newNetwork(local []string) (*network, error) {
 	n := &network{server: &http.Server{Handler: proxy{}, ReadHeaderTimeout: time.Minute}}
 	made := make(chan error, 1)
 	go func() {
-		// A namespace belongs to a thread, a socket for ever to the namespace it was made in. The thread is not given
-		// back: it ends with this goroutine.
+		// A namespace belongs to a thread, a socket for ever to the namespace it was made in. The thread must come back
+		// and not end: children that it has started die with it (see dieWithUs).
 		runtime.LockOSThread()
-		made <- n.open(append([]string{proxyAddr}, local...))
+		home, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+		if err != nil {
+			runtime.UnlockOSThread()
+			made <- err
+			return
+		}
+		defer home.Close()
+		err = n.open(append([]string{proxyAddr}, local...))
+		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+			made <- errors.Join(err, back)
+			select {} // nobody else may have this thread
+		}
+		runtime.UnlockOSThread()
+		made <- err
 	}()
 	if err := <-made; err != nil {
 		return nil, errors.Join(fmt.Errorf("a network for the image's dockerd: %w", err), n.close())

@@ -1,0 +1,308 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/dorunner/dorunner-bake/builder"
+	"github.com/dorunner/dorunner-bake/firstboot/gitlabtest/standinimage"
+)
+
+const (
+	canaryPassword = "canary-password-7f3a91"
+	canaryToken    = "glrt-canary-2c88e0d4"
+)
+
+// metalBake is what the heavy tests of the metal target share.
+type metalBake struct {
+	t         *testing.T
+	dir       string
+	firstboot string
+}
+
+func newMetalBake(t *testing.T) *metalBake {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("bakes disks")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	b := &metalBake{t: t, dir: t.TempDir()}
+	b.firstboot = filepath.Join(b.dir, "dorunner-firstboot")
+	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-s -w", "-o", b.firstboot, "../dorunner-firstboot")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return b
+}
+
+// command prepares a bake of debian-12.
+func (b *metalBake) command(ctx context.Context, args ...string) *exec.Cmd {
+	args = append([]string{"metal", "--firstboot", b.firstboot, "--os", "debian-12", "--docker-source", "distro", "--disk", "4"}, args...)
+	cmd := exec.CommandContext(ctx, "dorunner-bake", args...)
+	cmd.Dir = b.dir
+	cmd.Env = append(os.Environ(), "DORUNNER_STATE_DIR="+filepath.Join(b.dir, "state"), "CANARY="+canaryPassword, "NO_COLOR=1")
+	return cmd
+}
+
+// traces are what bakes in this directory have left on the machine: mounts, loop devices, processes, groups, files.
+func (b *metalBake) traces() (found []string) {
+	look := func(kind, pattern string) {
+		files, _ := filepath.Glob(pattern)
+		for _, f := range files {
+			text, err := os.ReadFile(f)
+			if err == nil && bytes.Contains(text, []byte(b.dir)) {
+				found = append(found, kind+" "+f)
+			}
+		}
+	}
+	look("mount", "/proc/self/mounts")
+	look("loop device", "/sys/block/loop*/loop/backing_file")
+	look("process", "/proc/[0-9]*/cmdline")
+	for _, p := range []string{"/sys/fs/cgroup/dorunner-*", "/sys/fs/cgroup/*/dorunner-*", filepath.Join(b.dir, "out"), filepath.Join(b.dir, "state", "ledgers", "*")} {
+		files, _ := filepath.Glob(p)
+		found = append(found, files...)
+	}
+	return found
+}
+
+// clean waits until the kernel has taken away what a killed process held.
+func (b *metalBake) clean(when string) {
+	b.t.Helper()
+	var left []string
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if left = b.traces(); len(left) == 0 {
+			return
+		}
+	}
+	b.t.Errorf("%s: left behind: %q", when, left)
+}
+
+// TestMetalOffline bakes from a registry that asks for a login, looks for secrets in the disk, and then interrupts and
+// kills a bake of that disk in each of its steps.
+func TestMetalOffline(t *testing.T) {
+	b := newMetalBake(t)
+	disk, host := b.first()
+	b.clean("after a bake")
+	for _, canary := range []string{canaryPassword, canaryToken} {
+		if at := find(t, disk, canary); at >= 0 {
+			t.Errorf("%q is in the disk, at byte %d", canary, at)
+		}
+	}
+	if find(t, disk, "dorunner-firstboot") < 0 {
+		t.Error("the search finds nothing")
+	}
+	var m builder.Manifest
+	text, err := os.ReadFile(filepath.Join(b.dir, "first", "manifest.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &m)
+	}
+	if err != nil || len(m.Containers) != 2 || !strings.HasPrefix(m.Containers[0].Digest, host+"/runner@sha256:") && !strings.HasPrefix(m.Containers[0].Digest, "sha256:") || len(m.Audit) != 0 {
+		t.Errorf("manifest: %+v, %+v, %v", m.Containers, m.Audit, err)
+	}
+	if out, err := b.command(t.Context(), "--format", "raw", "--name", "base", "--out", "first").CombinedOutput(); err != nil || !strings.Contains(string(out), "exists already") {
+		t.Errorf("baked again: %v\n%s", err, out)
+	}
+
+	again := []string{"--json", "--base", disk, "--out", "out", "--format", "raw", "--format", "qcow2"}
+	for _, step := range []string{"preflight", "launch", "provision", "prove", "seal", "stop", "capture"} {
+		for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
+			when := fmt.Sprintf("%v in %s", sig, step)
+			code, events := b.signal(sig, step, again)
+			if sig == syscall.SIGINT {
+				if code != exitFailure {
+					t.Errorf("%s: exit code %d\n%s", when, code, events)
+				}
+			} else if out, err := b.command(t.Context(), append(again, "--dry-run")...).CombinedOutput(); err != nil { // it sweeps
+				t.Errorf("%s: the next bake: %v\n%s", when, err, out)
+			}
+			b.clean(when)
+		}
+	}
+
+	// A script of the author's that fails: its last lines are shown.
+	script := filepath.Join(b.dir, "fails.sh")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\nseq -f 'line %g' 100\nexit 3\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	out, err := b.command(t.Context(), "--base", disk, "--out", "out", "--script", script).CombinedOutput()
+	if text := string(out); err == nil || !strings.Contains(text, "exit status 3") || !strings.Contains(text, "line 81\n") || !strings.Contains(text, "line 100\n") {
+		t.Errorf("a script that fails: %v\n%s", err, out)
+	}
+	b.clean("after a script that fails")
+	b.fullDisk(disk)
+}
+
+// first bakes a raw disk with images from a registry that asks for a login, and gives the disk and the registry.
+func (b *metalBake) first() (disk, host string) {
+	b.t.Helper()
+	host = b.serveImages()
+	spec := fmt.Sprintf(`runner:
+  image: %[1]s/runner:1
+  job_image: %[1]s/job:1
+  token: %[2]s
+image:
+  registry: {server: %[1]q, username: puller, password: "env:CANARY"}
+`, host, canaryToken)
+	if err := os.WriteFile(filepath.Join(b.dir, "dorunner.yaml"), []byte(spec), 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	if out, err := b.command(b.t.Context(), "--format", "raw", "--name", "base", "--out", "first").CombinedOutput(); err != nil {
+		b.t.Fatalf("%v\n%s", err, out)
+	}
+	disk = filepath.Join(b.dir, "first", "base.raw")
+	return disk, host
+}
+
+// fullDisk bakes into a file system with too little room for the result, and into one with none for a bake.
+func (b *metalBake) fullDisk(disk string) {
+	b.t.Helper()
+	for size, want := range map[string]string{"20m": "make room or choose another directory", "2200m": "make room in"} {
+		out := filepath.Join(b.dir, "full")
+		if err := os.MkdirAll(out, 0o755); err != nil {
+			b.t.Fatal(err)
+		}
+		if text, err := exec.Command("mount", "-t", "tmpfs", "-o", "size="+size, "full", out).CombinedOutput(); err != nil {
+			b.t.Fatalf("%v: %s", err, text)
+		}
+		// It takes what preflight saw free.
+		script := filepath.Join(b.dir, "fill.sh")
+		if err := os.WriteFile(script, []byte("#!/bin/sh\nhead -c 1000M /dev/urandom >/fill\n"), 0o755); err != nil {
+			b.t.Fatal(err)
+		}
+		text, err := b.command(b.t.Context(), "--base", disk, "--out", out, "--script", script).CombinedOutput()
+		if err == nil || !strings.Contains(string(text), want) {
+			b.t.Errorf("a full disk (%s): %v\n%s", size, err, text)
+		}
+		left, _ := os.ReadDir(out)
+		if len(left) != 0 {
+			b.t.Errorf("a full disk (%s): left behind: %v", size, left)
+		}
+		if text, err := exec.Command("umount", out).CombinedOutput(); err != nil {
+			b.t.Errorf("%v: %s", err, text)
+		}
+	}
+}
+
+// serveImages has a registry that asks for a login, with the stand-in images in it.
+func (b *metalBake) serveImages() (host string) {
+	b.t.Helper()
+	inner := registry.New()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, password, _ := r.BasicAuth()
+		if r.Header.Get("X-Test") == "" && (user != "puller" || password != canaryPassword) {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED"}]}`, http.StatusUnauthorized)
+			return
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	b.t.Cleanup(server.Close)
+	host = strings.TrimPrefix(server.URL, "http://")
+	images, err := standinimage.Build(b.t.Context(), runtime.GOARCH)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	i := 0
+	for _, image := range images {
+		ref, err := name.ParseReference(host + "/" + []string{"runner", "job"}[i%2] + ":1")
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if err := remote.Write(ref, image, remote.WithTransport(marked{}), remote.WithContext(b.t.Context())); err != nil {
+			b.t.Fatal(err)
+		}
+		i++
+	}
+	return host
+}
+
+// marked lets the test itself in.
+type marked struct{}
+
+func (marked) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("X-Test", "yes")
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+// signal runs a bake and signals it as a step begins.
+func (b *metalBake) signal(sig syscall.Signal, step string, args []string) (code int, events string) {
+	b.t.Helper()
+	cmd := b.command(b.t.Context(), args...)
+	pipe, err := cmd.StdoutPipe()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	sent := false
+	for lines := bufio.NewScanner(pipe); lines.Scan(); {
+		events += lines.Text() + "\n"
+		var e builder.Event
+		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Event == "step" && e.Name == step && !sent {
+			sent = true
+			if err := cmd.Process.Signal(sig); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+	}
+	err = cmd.Wait()
+	if !sent {
+		b.t.Errorf("the bake never came to %s: %v\n%s", step, err, events)
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode(), events
+	}
+	return 0, events
+}
+
+// find looks for text in a file; -1 when it is not there.
+func find(t *testing.T, file, text string) int64 {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const step = 4 << 20
+	buf := make([]byte, step+len(text))
+	for at := int64(0); ; at += step {
+		n, err := f.ReadAt(buf, at)
+		if i := bytes.Index(buf[:n], []byte(text)); i >= 0 {
+			return at + int64(i)
+		}
+		if errors.Is(err, io.EOF) {
+			return -1
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
