@@ -121,7 +121,7 @@ func callerIP(ctx context.Context) (netip.Addr, error) {
 
 // The kinds of things in the ledger. A whole bake is one of them: its undo finds by tag whatever has no entry of its own.
 const (
-	kindBake     = "aws bake"
+	kindBake     = "aws remainder of bake"
 	kindInstance = "aws instance"
 	kindGroup    = "aws security group"
 	kindImage    = "aws image"
