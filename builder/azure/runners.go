@@ -28,7 +28,8 @@ type RunnerOptions struct {
 
 // Runner is a machine that was started.
 type Runner struct {
-	ID, Name, Size, Address string
+	ID, Name, Address string
+	Size              string // and zone, as it was asked for
 }
 
 // StartRunners starts machines from an image, all or none, in the subnet that the spec names. They have no public
@@ -170,19 +171,23 @@ func (c *Cloud) lasting(ctx context.Context, env *builder.Env, e builder.Entry) 
 	return err
 }
 
-// FollowRunners reads the machines' serial consoles, every few seconds, until read says of each that it has seen enough.
-func (c *Cloud) FollowRunners(ctx context.Context, all []Runner, limit time.Duration, read func(i int, console string) (done bool)) error {
+// FollowRunners reads the serial consoles of machines, every few seconds, until read says of each that it has seen enough.
+func (c *Cloud) FollowRunners(ctx context.Context, ids []string, limit time.Duration, read func(i int, console string) (done bool)) error {
 	began := time.Now()
 	for {
 		waiting := []string{}
-		for i, r := range all {
-			text, err := c.serial(ctx, r.Name)
+		for i, id := range ids {
+			r, err := parseID(id)
+			if err != nil {
+				return err
+			}
+			text, err := c.serial(ctx, r.name())
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
 			// A console that cannot be read yet holds nothing.
 			if err != nil || !read(i, text) {
-				waiting = append(waiting, r.Name)
+				waiting = append(waiting, r.name())
 			}
 		}
 		if len(waiting) == 0 {

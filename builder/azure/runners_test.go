@@ -35,6 +35,7 @@ func TestStartRunners(t *testing.T) {
 			t.Fatal(baked.err)
 		}
 		before := len(w.left())
+		w.server.Allow = role(t, "launch")
 		all, err := w.launch(t.Context(), RunnerOptions{Image: "latest", Count: 2, CustomData: []byte("#cloud-config\n")})
 		if err != nil {
 			t.Fatal(err)
@@ -59,6 +60,7 @@ func TestStartRunners(t *testing.T) {
 		if g, err := w.cloud().Garbage(t.Context(), "20260101-000000-00000a"); err != nil || len(g) > 0 {
 			t.Errorf("gc finds %v, %v", g, err)
 		}
+		w.server.Allow = nil
 		// A machine takes its disk and interface along.
 		if err := w.cloud().delete(t.Context(), all[0].ID); err != nil {
 			t.Fatal(err)
@@ -67,11 +69,11 @@ func TestStartRunners(t *testing.T) {
 			t.Errorf("%d resources after one machine went", n)
 		}
 		seen := 0
-		err = w.cloud().FollowRunners(t.Context(), all[1:], time.Minute, func(int, string) bool { seen++; return seen > 3 })
+		err = w.cloud().FollowRunners(t.Context(), []string{all[1].ID}, time.Minute, func(int, string) bool { seen++; return seen > 3 })
 		if err != nil || seen != 4 {
 			t.Errorf("followed %d times: %v", seen, err)
 		}
-		if err := w.cloud().FollowRunners(t.Context(), all[1:], time.Minute, func(int, string) bool { return false }); err == nil || !strings.Contains(err.Error(), all[1].Name) {
+		if err := w.cloud().FollowRunners(t.Context(), []string{all[1].ID}, time.Minute, func(int, string) bool { return false }); err == nil || !strings.Contains(err.Error(), all[1].Name) {
 			t.Errorf("a silent machine: %v", err)
 		}
 	})

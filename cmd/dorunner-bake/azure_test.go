@@ -14,6 +14,7 @@ import (
 
 	"github.com/dorunner/dorunner-bake/builder"
 	"github.com/dorunner/dorunner-bake/builder/azure/azuretest"
+	"github.com/dorunner/dorunner-bake/firstboot/runner"
 )
 
 // TestAzureScripts runs one script per promise against a subscription of its own, over HTTP and with the credentials
@@ -32,6 +33,7 @@ func TestAzureScripts(t *testing.T) {
 					t.Errorf("unknown call: %s", c)
 				}
 			})
+			server.Console = func(string) string { return runner.Report{State: runner.Online, Runner: "r"}.ConsoleLine() }
 			e.Values["subscription"] = server
 			self, err := os.Executable()
 			for k, v := range server.Env() {
@@ -57,6 +59,9 @@ func subscription(ts *testscript.TestScript, neg bool, args []string) {
 		case "fail": // a call, with a code
 			api, code, _ := strings.Cut(value, ":")
 			server.Faults = []*azuretest.Fault{{API: api, Code: code, Async: true}}
+		case "subnet": // of the user's
+			id := "/subscriptions/" + azuretest.Subscription + "/resourceGroups/rg/providers/Microsoft.Network/virtualNetworks/" + value
+			server.Add(id, map[string]any{"properties": map[string]any{"subnets": []any{map[string]any{"name": "runners", "id": id + "/subnets/runners"}}}})
 		case "quota":
 			server.SetUsage("cores", 100, 100)
 		case "abandoned": // a network of a bake that died two days ago

@@ -32,7 +32,7 @@ func launchCmd(a *app) *cobra.Command {
 		Args:  unknownVerb,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(launchMetalCmd(a), launchAWSCmd(a))
+	cmd.AddCommand(launchMetalCmd(a), launchAWSCmd(a), launchAzureCmd(a))
 	return cmd
 }
 
