@@ -48,7 +48,7 @@ lint:
 ## bench: the figures, as ratios against the alternative in the same run
 bench: build
 	.ci/setup test
-	$(SUDO) .ci/with-docker examples/bench/bench.sh
+	$(SUDO) ONLY="$(ONLY)" .ci/with-docker examples/bench/bench.sh
 
 ## golden: rewrite the golden files from what is generated now
 golden:

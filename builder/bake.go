@@ -341,6 +341,9 @@ func (b *bake) capture(ctx context.Context) (err error) {
 	if m, ok := b.bakedElsewhere(); ok && m != nil {
 		m.BakeID, m.Started, m.Steps = b.manifest.BakeID, b.manifest.Started, append(m.Steps, b.manifest.Steps...)
 		m.Target = b.manifest.Target
+		if m.Sizes == nil {
+			m.Sizes = map[string]int64{}
+		}
 		b.manifest = m
 	}
 	b.manifest.Artifact, err = b.cloud.Capture(ctx, b.env)
