@@ -226,16 +226,18 @@ func (b *metalBake) serveImages() (host string) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	i := 0
-	for _, image := range images {
-		ref, err := name.ParseReference(host + "/" + []string{"runner", "job"}[i%2] + ":1")
+	for repository, source := range map[string]string{"runner": standinimage.Runner, "job": standinimage.Job} {
+		image, ok := images[source]
+		if !ok {
+			b.t.Fatalf("there is no stand-in for %s", source)
+		}
+		ref, err := name.ParseReference(host + "/" + repository + ":1")
 		if err != nil {
 			b.t.Fatal(err)
 		}
 		if err := remote.Write(ref, image, remote.WithTransport(marked{}), remote.WithContext(b.t.Context())); err != nil {
 			b.t.Fatal(err)
 		}
-		i++
 	}
 	return host
 }
