@@ -69,7 +69,7 @@ func startAzurite(t *testing.T) azurite {
 	})
 	// Azurite's account and key, which its documentation prints.
 	const account = "devstoreaccount1"
-	cred, err := blob.NewSharedKeyCredential(account, "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==") //nolint:gosec // no secret
+	cred, err := blob.NewSharedKeyCredential(account, "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package azure
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -48,7 +49,7 @@ func TestBakeIntoGallery(t *testing.T) {
 			t.Errorf("again: %+v", again)
 		}
 		for _, c := range w.server.Calls()[before:] {
-			if c.Method != "GET" {
+			if c.Method != http.MethodGet {
 				t.Errorf("an unchanged bake called %s %s", c.Method, c.Path)
 			}
 		}

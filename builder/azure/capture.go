@@ -54,7 +54,7 @@ func (c *Cloud) Stop(ctx context.Context, env *builder.Env) error {
 	if err != nil {
 		return fmt.Errorf("deallocate %s: %w", c.vm.name, explain(cause(ctx, err)))
 	}
-	if _, err := poll(ctx, c, p, machineTime); err != nil {
+	if _, err := poll(ctx, p, machineTime); err != nil {
 		return fmt.Errorf("deallocate %s: %w", c.vm.name, err)
 	}
 	return nil

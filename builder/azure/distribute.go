@@ -62,7 +62,7 @@ func (c *Cloud) promote(ctx context.Context, env *builder.Env, id string, region
 		PublishingProfile: &armcompute.GalleryImageVersionPublishingProfile{ExcludeFromLatest: new(false), ReplicaCount: new(int32(1)), TargetRegions: c.targets(regions...)}}}
 	p, err := c.api.versions.BeginUpdate(ctx, r.group, r.names[0], r.names[1], r.names[2], body, nil)
 	if err == nil {
-		_, err = poll(ctx, c, p, versionTime)
+		_, err = poll(ctx, p, versionTime)
 	}
 	if err != nil {
 		return fmt.Errorf("version %s: %w", r.name(), explain(cause(ctx, err)))
@@ -106,7 +106,7 @@ func (c *Cloud) keep(ctx context.Context, env *builder.Env, a builder.Artifact) 
 		p, err := c.api.tags.BeginUpdateAtScope(ctx, e.ID, armresources.TagsPatchResource{
 			Operation: new(armresources.TagsPatchOperationReplace), Properties: &armresources.Tags{Tags: c.lastingTags(env)}}, nil)
 		if err == nil {
-			_, err = poll(ctx, c, p, quickTime)
+			_, err = poll(ctx, p, quickTime)
 		}
 		if err != nil {
 			return fmt.Errorf("tags of %s: %w", e, explain(cause(ctx, err)))

@@ -36,7 +36,7 @@ func full(err error) bool {
 }
 
 // hints say what to do about Azure's commonest codes.
-var hints = map[string]string{
+var hints = map[string]string{ //nolint:gosec // the codes name tokens
 	"AuthorizationFailed":                  "give the identity the role in docs/azure.md, and mind that a new assignment takes minutes",
 	"InvalidAuthenticationToken":           "sign in again: `az login`",
 	"InvalidAuthenticationTokenTenant":     "the credentials are of another tenant than the subscription: `az login --tenant ...`",

@@ -16,7 +16,7 @@ type resourceID struct {
 func parseID(id string) (resourceID, error) {
 	parts := strings.Split(strings.Trim(id, "/"), "/")
 	if len(parts) < 4 || len(parts)%2 != 0 || !strings.EqualFold(parts[0], "subscriptions") || !strings.EqualFold(parts[2], "resourceGroups") {
-		return resourceID{}, fmt.Errorf("%q is not the id of an Azure resource: write it as /subscriptions/.../resourceGroups/.../providers/...", id)
+		return resourceID{}, fmt.Errorf("%q is not the id of an Azure resource: write it as /subscriptions/ID/resourceGroups/NAME/providers/TYPE/NAME", id)
 	}
 	r := resourceID{group: parts[3]}
 	if len(parts) == 4 {

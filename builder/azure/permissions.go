@@ -101,7 +101,7 @@ func (c *Cloud) permissions(ctx context.Context, scope string) ([]permission, er
 		if err != nil {
 			return nil, err
 		}
-		resp, err := c.api.raw.Pipeline().Do(req)
+		resp, err := c.api.raw.Pipeline().Do(req) //nolint:bodyclose // Payload and NewResponseError do
 		if err != nil {
 			return nil, err
 		}

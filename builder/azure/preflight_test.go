@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -83,7 +84,7 @@ func TestPreflight(t *testing.T) {
 					}
 				}
 				for _, c := range w.server.Calls() {
-					if c.Method != "GET" {
+					if c.Method != http.MethodGet {
 						t.Errorf("preflight called %s %s", c.Method, c.Path)
 					}
 				}

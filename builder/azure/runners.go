@@ -151,7 +151,7 @@ func (c *Cloud) lasting(ctx context.Context, env *builder.Env, e builder.Entry) 
 		p, err := c.api.tags.BeginUpdateAtScope(ctx, e.ID, armresources.TagsPatchResource{
 			Operation: new(armresources.TagsPatchOperationReplace), Properties: &armresources.Tags{Tags: c.lastingTags(env)}}, nil)
 		if err == nil {
-			_, err = poll(ctx, c, p, quickTime)
+			_, err = poll(ctx, p, quickTime)
 		}
 		return err
 	}
@@ -166,7 +166,7 @@ func (c *Cloud) lasting(ctx context.Context, env *builder.Env, e builder.Entry) 
 	p, err := c.api.vms.BeginUpdate(ctx, r.group, r.name(), armcompute.VirtualMachineUpdate{Tags: c.lastingTags(env),
 		Properties: &armcompute.VirtualMachineProperties{NetworkProfile: &armcompute.NetworkProfile{NetworkInterfaces: nics}}}, nil)
 	if err == nil {
-		_, err = poll(ctx, c, p, quickTime)
+		_, err = poll(ctx, p, quickTime)
 	}
 	return err
 }

@@ -69,7 +69,7 @@ func vhdSize(file string) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("from_vhd: %w", err)
 	}
-	defer in.Close()
+	defer in.Close() //nolint:errcheck // only read
 	info, err := in.Stat()
 	if err != nil {
 		return 0, fmt.Errorf("from_vhd: %w", err)
@@ -89,7 +89,7 @@ func vhdSize(file string) (int64, error) {
 		return 0, fmt.Errorf("%s is a dynamic VHD and Azure takes fixed ones: %s", file, remedy)
 	case (size-footerLen)%(1<<20) != 0:
 		return 0, fmt.Errorf("%s holds a disk of %d bytes, which is no multiple of 1 MiB: %s", file, size-footerLen, remedy)
-	case int64(binary.BigEndian.Uint64(footer[48:])) != size-footerLen: //nolint:gosec // sizes of disks
+	case int64(binary.BigEndian.Uint64(footer[48:])) != size-footerLen:
 		return 0, fmt.Errorf("%s is %d bytes long and its footer says %d: it is damaged or was cut short", file, size-footerLen, binary.BigEndian.Uint64(footer[48:]))
 	case size < 20<<20+footerLen:
 		return 0, fmt.Errorf("%s is smaller than the 20 MiB that Azure asks for", file)
@@ -125,7 +125,7 @@ func (c *Cloud) upload(ctx context.Context, env *builder.Env) error {
 		return err
 	}
 	if access.AccessSAS == nil {
-		return errors.New("Azure granted write access to the disk without saying where")
+		return errors.New("write access to the disk was granted without saying where")
 	}
 	if err := c.send(ctx, env, c.spec.FromVHD, size, *access.AccessSAS); err != nil {
 		return err
@@ -157,7 +157,7 @@ func (c *Cloud) send(ctx context.Context, env *builder.Env, file string, size in
 	if err != nil {
 		return fmt.Errorf("from_vhd: %w", err)
 	}
-	defer in.Close()
+	defer in.Close() //nolint:errcheck // only read
 	pages, err := pageblob.NewClientWithNoCredential(sas, &pageblob.ClientOptions{ClientOptions: policy.ClientOptions{Transport: c.Transport, Retry: c.Retry}})
 	if err != nil {
 		return fmt.Errorf("upload: %w", err)
@@ -270,7 +270,7 @@ func (c *Cloud) revoke(ctx context.Context, id string) error {
 	if err != nil {
 		return ignoreGone(cause(ctx, err))
 	}
-	_, err = poll(ctx, c, p, quickTime)
+	_, err = poll(ctx, p, quickTime)
 	return ignoreGone(err)
 }
 

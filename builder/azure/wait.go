@@ -32,15 +32,15 @@ const (
 )
 
 // errTooLong ends a wait whose time is over.
-var errTooLong = errors.New("Azure did not finish in time")
+var errTooLong = errors.New("no end in time")
 
 // poll waits for an operation.
-func poll[T any](ctx context.Context, c *Cloud, p *runtime.Poller[T], limit time.Duration) (T, error) {
+func poll[T any](ctx context.Context, p *runtime.Poller[T], limit time.Duration) (T, error) {
 	began := time.Now()
 	var none T
 	for {
 		if !p.Done() {
-			if _, err := p.Poll(ctx); err != nil {
+			if _, err := p.Poll(ctx); err != nil { //nolint:bodyclose // the SDK has read it
 				return none, explain(cause(ctx, err))
 			}
 		}
@@ -93,7 +93,7 @@ func create[T any](ctx context.Context, c *Cloud, env *builder.Env, e builder.En
 			return none, err
 		}
 	}
-	got, err := poll(ctx, c, p, limit)
+	got, err := poll(ctx, p, limit)
 	if err != nil {
 		return none, fmt.Errorf("%s: %w", e.Kind, err)
 	}
@@ -199,7 +199,7 @@ func (c *Cloud) finish(ctx context.Context, e builder.Entry) error {
 	if err != nil {
 		return explain(err)
 	}
-	_, err = poll(ctx, c, p, versionTime)
+	_, err = poll(ctx, p, versionTime)
 	return err
 }
 
@@ -246,7 +246,7 @@ func (c *Cloud) deleteGroup(ctx context.Context, id string) error {
 	if err != nil {
 		return ignoreGone(cause(ctx, err))
 	}
-	_, err = poll(ctx, c, p, machineTime)
+	_, err = poll(ctx, p, machineTime)
 	return ignoreGone(err)
 }
 
@@ -273,7 +273,7 @@ func (c *Cloud) deleteOnce(ctx context.Context, id, version string) error {
 	if err != nil {
 		return explain(cause(ctx, err))
 	}
-	_, err = poll(ctx, c, p, machineTime)
+	_, err = poll(ctx, p, machineTime)
 	return err
 }
 

@@ -136,7 +136,7 @@ func (s *Server) drop(ctx context.Context, id string) *armError {
 	}
 	delay := s.Delays.Delete
 	if r.state == "Deleting" && r.op != nil {
-		delay = r.op.due.Sub(time.Now()) // it is going already
+		delay = time.Until(r.op.due) // it is going already
 	}
 	r.set("Deleting")
 	s.begin(ctx, r, delay, func() {

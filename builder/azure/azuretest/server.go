@@ -28,7 +28,7 @@ import (
 // Subscription is the one subscription there is; Token the bearer token that its token endpoint gives.
 const (
 	Subscription = "11111111-2222-3333-4444-555555555555"
-	Token        = "loopback-token" //nolint:gosec // a stand-in's
+	Token        = "loopback-token"
 )
 
 // Delays are how long each kind of operation takes; all zero by default.
@@ -114,7 +114,7 @@ func (s *Server) Do(req *http.Request) (resp *http.Response, err error) {
 	if req.Body == nil {
 		req.Body = http.NoBody
 	}
-	defer req.Body.Close()
+	defer req.Body.Close() //nolint:errcheck // only read
 	rec := httptest.NewRecorder()
 	in := req.Clone(req.Context())
 	in.Host = req.URL.Host
@@ -137,16 +137,20 @@ func (s *Server) Env() map[string]string {
 	return map[string]string{"IDENTITY_ENDPOINT": s.URL + "/msi/token", "IDENTITY_HEADER": "loopback"}
 }
 
-// Die makes every call fail from now on, as if the caller's process had been killed; Revive undoes it.
-func (s *Server) Die()    { s.mu.Lock(); s.dead = true; s.mu.Unlock() }
+// Die makes every call fail from now on, as if the caller's process had been killed.
+func (s *Server) Die() { s.mu.Lock(); s.dead = true; s.mu.Unlock() }
+
+// Revive undoes Die.
 func (s *Server) Revive() { s.mu.Lock(); s.dead = false; s.mu.Unlock() }
 
-// Calls are the calls so far; Unknown those that the server does not know, which a test must find empty.
+// Calls are the calls so far.
 func (s *Server) Calls() []Call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]Call(nil), s.calls...)
 }
+
+// Unknown are the calls that the server does not know, which a test must find empty.
 func (s *Server) Unknown() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -303,7 +307,7 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, rt route, hit 
 		writeError(w, e)
 		return
 	}
-	defer resp.Body.Close()
+	defer resp.Body.Close() //nolint:errcheck // only read
 	for k, v := range resp.Header {
 		if k != "Fake-Poller-Status" {
 			w.Header()[k] = v

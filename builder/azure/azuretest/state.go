@@ -61,7 +61,7 @@ func (s *Server) settle() {
 }
 
 // begin starts an operation on a resource. The caller holds the lock.
-func (s *Server) begin(ctx context.Context, target *resource, delay time.Duration, then func()) *operation {
+func (s *Server) begin(ctx context.Context, target *resource, delay time.Duration, then func()) {
 	s.seq++
 	op := &operation{id: fmt.Sprintf("op%06d", s.seq), location: "westeurope", due: time.Now().Add(delay), then: then,
 		target: target, status: "InProgress"}
@@ -70,7 +70,6 @@ func (s *Server) begin(ctx context.Context, target *resource, delay time.Duratio
 	if b, ok := ctx.Value(begunKey{}).(*begun); ok {
 		b.op = op
 	}
-	return op
 }
 
 // operation answers a poll, or gives an operation's result.
