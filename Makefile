@@ -42,6 +42,7 @@ soak: build
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
 	$(GO) vet ./...
+	$(GO) generate ./... && git diff --exit-code -- '*.hcl2spec.go'
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
 	shellcheck .ci/* examples/*/*.sh templates/files/guest/*.sh
 
@@ -52,7 +53,7 @@ bench: build
 
 ## golden: rewrite the golden files from what is generated now
 golden:
-	$(GO) test -short ./... -update
+	$(GO) test -short $$(grep -rl 'flag.Bool("update"' --include='*_test.go' . | xargs -n1 dirname | sort -u) -update
 
 ## snapshot: a release as goreleaser would make it, without publishing
 snapshot:

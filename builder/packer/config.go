@@ -1,7 +1,6 @@
 package packer
 
 //go:generate go tool packer-sdc mapstructure-to-hcl2 -type MetalConfig,ProvisionerConfig,UserDataConfig,UserDataOutput
-//go:generate go tool packer-sdc struct-markdown
 
 import (
 	"errors"

@@ -2,6 +2,7 @@ package packer
 
 import (
 	"fmt"
+	"log"
 	"sync"
 	"time"
 
@@ -39,7 +40,9 @@ func (p *progress) StepDone(name string, took time.Duration, err error) {
 
 func (p *progress) Info(format string, args ...any) { p.ui.Message(fmt.Sprintf(format, args...)) }
 func (p *progress) Warn(format string, args ...any) { p.ui.Error(fmt.Sprintf(format, args...)) }
-func (p *progress) Log(line string)                 { p.ui.Message(line) }
+
+// Log goes where plugins log: PACKER_LOG=1 shows it.
+func (p *progress) Log(line string) { log.Print(line) }
 
 // Count tells each quarter once.
 func (p *progress) Count(what string, done, total int64, unit string) {
