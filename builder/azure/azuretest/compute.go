@@ -435,7 +435,7 @@ func (s *Server) patch(ctx context.Context, id string, in map[string]any, delay 
 	merge(r.body, map[string]any{"properties": in["properties"]})
 	r.set("Updating")
 	s.begin(ctx, r, delay, func() { s.replicate(r) })
-	return r.body, nil
+	return toMap(r.body), nil
 }
 
 func merge(into, from map[string]any) {

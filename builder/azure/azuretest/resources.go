@@ -320,7 +320,7 @@ func (s *Server) subnetLocked(id string) (map[string]any, *armError) {
 	subs, _ := vnet.body["properties"].(map[string]any)["subnets"].([]any)
 	for _, sub := range subs {
 		if sub := sub.(map[string]any); strings.EqualFold(sub["name"].(string), name) {
-			return sub, nil
+			return toMap(sub), nil
 		}
 	}
 	return nil, fail(http.StatusNotFound, "NotFound", "Resource %s not found.", id)
