@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dorunner/dorunner-bake/builder"
 	"github.com/dorunner/dorunner-bake/builder/internal/tail"
 )
@@ -151,24 +153,62 @@ func vhdGeometry(size int64) uint32 {
 	return uint32(cylinderHeads/heads)<<16 | uint32(heads)<<8 | uint32(perTrack)
 }
 
-// digest reads a file once for its size and SHA-256.
+// digest reads a file once for its size and SHA-256. Holes, most of a fresh disk, are hashed without being read.
 func digest(ctx context.Context, file string) (int64, string, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return 0, "", err
 	}
 	defer f.Close()
-	h := sha256.New()
-	n, err := io.Copy(h, readerFunc(func(p []byte) (int, error) {
-		if ctx.Err() != nil {
-			return 0, context.Cause(ctx)
+	info, err := f.Stat()
+	if err != nil {
+		return 0, "", err
+	}
+	h, size := sha256.New(), info.Size()
+	for at := int64(0); at < size && err == nil; {
+		data, hole := nextData(f, at, size)
+		_, err = io.CopyN(h, whileAlive(ctx, zeros{}), data-at)
+		if err == nil {
+			_, err = io.Copy(h, whileAlive(ctx, io.NewSectionReader(f, data, hole-data)))
 		}
-		return f.Read(p)
-	}))
+		at = hole
+	}
 	if err != nil {
 		return 0, "", fmt.Errorf("reading %s: %w", file, err)
 	}
-	return n, hex.EncodeToString(h.Sum(nil)), nil
+	return size, hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// nextData is where the next data after at begins and ends; all of it, where the file system does not tell.
+func nextData(f *os.File, at, size int64) (data, hole int64) {
+	data, err := f.Seek(at, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return size, size
+	}
+	if err != nil {
+		return at, size
+	}
+	if hole, err = f.Seek(data, unix.SEEK_HOLE); err != nil {
+		return data, size
+	}
+	return data, min(hole, size)
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// whileAlive reads until the context ends.
+func whileAlive(ctx context.Context, r io.Reader) io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		return r.Read(p)
+	})
 }
 
 type readerFunc func([]byte) (int, error)

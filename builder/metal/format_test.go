@@ -3,6 +3,8 @@ package metal
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"os"
 	"path/filepath"
@@ -122,5 +124,29 @@ func TestExplainFull(t *testing.T) {
 	}
 	if explainFull(nil, "/out") != nil {
 		t.Error("nothing became an error")
+	}
+}
+
+func TestDigestOfHoles(t *testing.T) {
+	f := newDisk(t, 9<<20+123)
+	for _, at := range []int64{0, 3<<20 + 17, 9 << 20} {
+		if _, err := f.WriteAt([]byte("data"), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := sha256.Sum256(text)
+	size, got, err := digest(t.Context(), f.Name())
+	if err != nil || size != int64(len(text)) || got != hex.EncodeToString(want[:]) {
+		t.Errorf("%d bytes, %s, %v", size, got, err)
+	}
+	if err := f.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	if size, _, err := digest(t.Context(), f.Name()); err != nil || size != 0 {
+		t.Errorf("an empty file: %d bytes, %v", size, err)
 	}
 }

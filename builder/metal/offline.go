@@ -260,12 +260,7 @@ func (g *chrootGuest) Upload(ctx context.Context, file string, r io.Reader, mode
 		return err
 	}
 	defer unix.Close(root)
-	return explainFull(writeFile(root, file, readerFunc(func(p []byte) (int, error) {
-		if ctx.Err() != nil {
-			return 0, context.Cause(ctx)
-		}
-		return r.Read(p)
-	}), mode), g.env.WorkDir)
+	return explainFull(writeFile(root, file, whileAlive(ctx, r), mode), g.env.WorkDir)
 }
 
 func (g *chrootGuest) Download(_ context.Context, file string, w io.Writer) error {
