@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -210,7 +211,9 @@ func (o *isoFlags) payload(plan *images.Plan) ([]iso9660.File, error) {
 			}
 			continue
 		}
-		p.Images = append(p.Images, cloudinit.Archive{Ref: c.Ref, File: c.Archive})
+		if !slices.ContainsFunc(p.Images, func(a cloudinit.Archive) bool { return a.File == c.Archive }) { // one file may hold both
+			p.Images = append(p.Images, cloudinit.Archive{Ref: c.Ref, File: c.Archive})
+		}
 	}
 	return p.Files()
 }

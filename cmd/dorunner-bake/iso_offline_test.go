@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -20,6 +21,24 @@ import (
 
 // dockerDebian are the packages that a plain debian-12 lacks to run Docker Engine.
 var dockerDebian = []string{"docker.io", "containerd", "runc", "tini", "lsb-base", "libdevmapper1.02.1", "dmsetup"}
+
+// init makes the test program, with DORUNNER_TEST_FORWARD set, one connection of a guest: QEMU starts it for each.
+func init() {
+	to := os.Getenv("DORUNNER_TEST_FORWARD")
+	if to == "" {
+		return
+	}
+	c, err := net.Dial("tcp", to)
+	if err != nil {
+		os.Exit(1)
+	}
+	go func() {
+		_, _ = io.Copy(c, os.Stdin)
+		_ = c.(*net.TCPConn).CloseWrite()
+	}()
+	_, _ = io.Copy(os.Stdout, c)
+	os.Exit(0)
+}
 
 // TestOfflineISO boots a plain debian-12 disk with an --offline seed and no network but the GitLab server. It must end with
 // a runner online. DORUNNER_SOAK=1 runs it: it takes minutes.
@@ -91,13 +110,17 @@ image:
 	run("", "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disks[len(disks)-1], disk, "6G")
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
-	port := listener.Addr().(*net.TCPAddr).Port
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
 	machine := exec.CommandContext(ctx, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
 		"-smp", "2", "-m", "2G", "-display", "none", "-serial", "file:"+console,
 		"-drive", "if=virtio,format=qcow2,cache=unsafe,file="+disk, "-drive", "if=virtio,format=raw,readonly=on,file="+seed,
 		// restrict=on: the guest reaches nothing; the one address it does is the GitLab server.
-		"-netdev", fmt.Sprintf("user,id=n,restrict=on,guestfwd=tcp:10.0.2.100:80-tcp:127.0.0.1:%d", port),
+		"-netdev", "user,id=n,restrict=on,guestfwd=tcp:10.0.2.100:80-cmd:"+self,
 		"-device", "virtio-net-pci,netdev=n,romfile=", "-device", "virtio-rng-pci")
+	machine.Env = append(os.Environ(), "DORUNNER_TEST_FORWARD="+listener.Addr().String())
 	if err := machine.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,11 @@ umask 022
 say() { echo "dorunner: $*" | tee /dev/console; }
 fail() { say "offline installation failed: $*" >&2; exit 1; }
 
+mkdir -p /etc/docker /etc/dorunner
+if [ ! -e /etc/docker/daemon.json ]; then
+    cp "$from/daemon.json" /etc/docker/daemon.json
+    systemctl try-restart docker.service 2>/dev/null || true # when Docker is there already
+fi
 if ls "$from"/packages/*.deb >/dev/null 2>&1; then
     say "installing Docker"
     DEBIAN_FRONTEND=noninteractive dpkg --install --skip-same-version --refuse-downgrade --force-confold "$from"/packages/*.deb ||
@@ -14,11 +19,6 @@ if ls "$from"/packages/*.deb >/dev/null 2>&1; then
 fi
 command -v dockerd >/dev/null || fail "there is no Docker Engine, neither here nor on the seed"
 
-mkdir -p /etc/docker /etc/dorunner
-if [ ! -e /etc/docker/daemon.json ]; then
-    cp "$from/daemon.json" /etc/docker/daemon.json
-    systemctl restart docker.service
-fi
 systemctl enable --now docker.service
 
 for image in "$from"/images/*.tar; do
