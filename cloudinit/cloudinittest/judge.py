@@ -86,3 +86,4 @@ for question, data in json.load(sys.stdin):
     blob = base64.b64decode(data)
     answers.append({"walk": walk, "merge": merge, "schema": check, "jinja": jinja}[question](blob))
 json.dump(answers, stdout, default=str)
+stdout.flush()  # at exit Python flushes sys.stdout only, which is another now
