@@ -171,11 +171,14 @@ func (o *offline) mount(ctx context.Context) error {
 		return err
 	}
 	defer unix.Close(root)
-	if fd, err := openIn(root, "/etc/os-release", unix.O_PATH); err != nil {
+	fd, err := openIn(root, "/etc/os-release", unix.O_PATH)
+	if errors.Is(err, unix.ENOENT) {
 		return errors.New("the base disk's largest partition holds no operating system (/etc/os-release is not there): use --method vm")
-	} else {
-		unix.Close(fd)
 	}
+	if err != nil {
+		return err
+	}
+	unix.Close(fd)
 	if err := o.mountOthers(ctx, root); err != nil {
 		return err
 	}

@@ -10,13 +10,20 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // openIn opens a path as a program chrooted to root would: no symbolic link leads out of it.
 func openIn(root int, file string, flags uint64) (int, error) {
-	fd, err := unix.Openat2(root, file, &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+	how := &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := unix.Openat2(root, file, how)
+	// A path with ".." in it is refused with EAGAIN while anything on the machine is renamed or mounted: try again.
+	for try := 0; errors.Is(err, unix.EAGAIN) && try < 1000; try++ {
+		time.Sleep(time.Duration(min(try, 20)) * time.Millisecond / 2)
+		fd, err = unix.Openat2(root, file, how)
+	}
 	if errors.Is(err, unix.ENOSYS) {
 		return -1, errors.New("this kernel has no openat2 (5.6 has): use --method vm")
 	}
