@@ -52,7 +52,6 @@ type Machine struct {
 	Disk       string        // what differs from the image; removed by Close
 	started    time.Time
 	process    *process
-	control    io.Writer // of QEMU's monitor
 }
 
 // Launched are machines that run.
@@ -203,7 +202,7 @@ func (l *Launched) start(m *Machine, i int, accel string) error {
 	if m.process, err = startQEMU(h); err != nil {
 		return err
 	}
-	m.PID, m.control = m.process.cmd.Process.Pid, m.process.monitor
+	m.PID = m.process.cmd.Process.Pid
 	return nil
 }
 
@@ -302,15 +301,10 @@ func (l *Launched) PowerOff(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, powerButtonTimeout, fmt.Errorf("not off after %v", powerButtonTimeout))
 	defer cancel()
 	for _, m := range l.Machines {
-		if m.control != nil {
-			_, _ = io.WriteString(m.control, `{"execute":"qmp_capabilities"}{"execute":"system_powerdown"}`+"\n")
-		}
+		m.process.powerButton()
 	}
 	var errs []error
 	for _, m := range l.Machines {
-		if m.process == nil {
-			continue
-		}
 		select {
 		case <-m.process.exited:
 		case <-ctx.Done():

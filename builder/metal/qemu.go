@@ -135,6 +135,13 @@ func (p *process) failure() error {
 	return fmt.Errorf("QEMU ended: %s", text)
 }
 
+// powerButton asks the guest to shut down, as its power button would.
+func (p *process) powerButton() {
+	if p.monitor != nil { // a machine that has ended needs no asking
+		_, _ = io.WriteString(p.monitor, `{"execute":"qmp_capabilities"}{"execute":"system_powerdown"}`+"\n")
+	}
+}
+
 // kill ends the machine and waits for it.
 func (p *process) kill(ctx context.Context) error {
 	_ = p.cmd.Process.Kill()
