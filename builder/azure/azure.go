@@ -156,7 +156,7 @@ func callerIP(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("finding out this machine's public address: %w; name the network yourself: --allow-cidr, or use --private-ip", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
+	defer resp.Body.Close()
 	return readAddress(resp)
 }
 

@@ -113,7 +113,7 @@ func (c *Cloud) serial(ctx context.Context, vm string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return "", fmt.Errorf("serial console: %s", resp.Status)
 	}

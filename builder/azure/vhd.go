@@ -69,7 +69,7 @@ func vhdSize(file string) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("from_vhd: %w", err)
 	}
-	defer in.Close() //nolint:errcheck // only read
+	defer in.Close()
 	info, err := in.Stat()
 	if err != nil {
 		return 0, fmt.Errorf("from_vhd: %w", err)
@@ -157,7 +157,7 @@ func (c *Cloud) send(ctx context.Context, env *builder.Env, file string, size in
 	if err != nil {
 		return fmt.Errorf("from_vhd: %w", err)
 	}
-	defer in.Close() //nolint:errcheck // only read
+	defer in.Close()
 	pages, err := pageblob.NewClientWithNoCredential(sas, &pageblob.ClientOptions{ClientOptions: policy.ClientOptions{Transport: c.Transport, Retry: c.Retry}})
 	if err != nil {
 		return fmt.Errorf("upload: %w", err)

@@ -199,7 +199,7 @@ func download(ctx context.Context, env *builder.Env, url, sum, file string) erro
 	defer cancel(nil)
 	stalled := time.AfterFunc(stallTimeout, func() { cancel(fmt.Errorf("nothing arrived for %v", stallTimeout)) })
 	defer stalled.Stop()
-	r, err := get(ctx, url, have)
+	r, err := get(ctx, url, have) //nolint:bodyclose // below, where there is one
 	switch {
 	case errors.Is(err, errRange): // there is nothing behind what we have
 	case err != nil:

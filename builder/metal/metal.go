@@ -130,7 +130,7 @@ func checkRoom(dir string, need int64) error {
 		}
 		at = up
 	}
-	if free := int64(fs.Bavail) * int64(fs.Bsize); free < need {
+	if free := int64(fs.Bavail) * int64(fs.Bsize); free < need { //nolint:unconvert // not int64 everywhere
 		return fmt.Errorf("%s has %d MiB free, and a bake needs at least %d: make room or choose another directory", dir, free>>20, need>>20)
 	}
 	return nil
@@ -141,11 +141,11 @@ func (c *Cloud) Find(ctx context.Context, env *builder.Env) (builder.Artifact, b
 	none := builder.Artifact{}
 	text, err := os.ReadFile(filepath.Join(env.OutDir, "manifest.json"))
 	if err != nil {
-		return none, false, nil
+		return none, false, nil //nolint:nilerr // whatever keeps it from being read, it is baked anew
 	}
 	var m builder.Manifest
-	if json.Unmarshal(text, &m) != nil || m.PlanHash != env.Plan.Hash {
-		return none, false, nil
+	if err := json.Unmarshal(text, &m); err != nil || m.PlanHash != env.Plan.Hash {
+		return none, false, nil //nolint:nilerr // likewise
 	}
 	found := builder.Artifact{Reused: true}
 	for _, format := range env.Plan.Spec.Metal.Formats {
@@ -156,7 +156,7 @@ func (c *Cloud) Find(ctx context.Context, env *builder.Env) (builder.Artifact, b
 		id := m.Artifact.Images[i]
 		info, err := os.Stat(id.ID)
 		if err != nil || info.Size() != id.Size {
-			return none, false, nil
+			return none, false, nil //nolint:nilerr // likewise
 		}
 		_, sum, err := digest(ctx, id.ID)
 		if err != nil {

@@ -257,7 +257,7 @@ func tunnel(ctx context.Context, via *url.URL, host string) (net.Conn, error) {
 	err = req.Write(c)
 	var answer *http.Response
 	if err == nil { // the server behind a tunnel waits for us to speak: nothing is read too far
-		answer, err = http.ReadResponse(bufio.NewReader(c), req)
+		answer, err = http.ReadResponse(bufio.NewReader(c), req) //nolint:bodyclose // the answer to CONNECT has none
 	}
 	if err == nil && answer.StatusCode != http.StatusOK {
 		err = fmt.Errorf("it answers %s", answer.Status)

@@ -3,6 +3,7 @@
 package metal
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -62,7 +63,7 @@ func TestTunnelThroughThisMachinesProxy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := &http.Client{Transport: &http.Transport{DialTLS: func(_, addr string) (net.Conn, error) {
+	client := &http.Client{Transport: &http.Transport{DialTLSContext: func(_ context.Context, _, addr string) (net.Conn, error) {
 		c, err := tunnel(t.Context(), via, addr)
 		if err != nil {
 			return nil, err

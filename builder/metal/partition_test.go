@@ -3,6 +3,7 @@ package metal
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -101,7 +102,7 @@ func TestTableMBR(t *testing.T) {
 
 func TestTableRefusesWhatIsNoDisk(t *testing.T) {
 	f := newDisk(t, 1<<20)
-	if _, err := readTable(f); err != errNoTable {
+	if _, err := readTable(f); !errors.Is(err, errNoTable) {
 		t.Errorf("an empty disk gives %v", err)
 	}
 	damaged := newTable(1<<20, 1<<20, [2][16]byte{{1}, {2}})

@@ -61,8 +61,6 @@ func decode(c any, raws []any, ctx *interpolate.Context) error {
 
 // resolve makes the plan of one component, or every problem at once as Packer shows them.
 func resolve(target string, c *ImageConfig, overrides []images.Override, launch bool) (*images.Plan, []string, error) {
-	spec := new(images.Spec)
-	var found images.Problems
 	name := c.SpecFile
 	var data []byte
 	if name != "" {
@@ -71,7 +69,7 @@ func resolve(target string, c *ImageConfig, overrides []images.Override, launch 
 			return nil, nil, fmt.Errorf("spec_file: %w", err)
 		}
 	}
-	spec, found = images.Load(name, data)
+	spec, found := images.Load(name, data)
 	if len(found.Errors()) > 0 {
 		return nil, nil, multi(found)
 	}

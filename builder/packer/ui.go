@@ -34,11 +34,11 @@ func (p *progress) Step(name string) {
 // StepDone leaves failures to the build's own error, which Packer prints.
 func (p *progress) StepDone(name string, took time.Duration, err error) {
 	if err == nil {
-		p.ui.Message(fmt.Sprintf("%s done in %.1fs", name, took.Seconds()))
+		p.ui.Say(fmt.Sprintf("%s done in %.1fs", name, took.Seconds()))
 	}
 }
 
-func (p *progress) Info(format string, args ...any) { p.ui.Message(fmt.Sprintf(format, args...)) }
+func (p *progress) Info(format string, args ...any) { p.ui.Say(fmt.Sprintf(format, args...)) }
 func (p *progress) Warn(format string, args ...any) { p.ui.Error(fmt.Sprintf(format, args...)) }
 
 // Log goes where plugins log: PACKER_LOG=1 shows it.
@@ -57,7 +57,7 @@ func (p *progress) Count(what string, done, total int64, unit string) {
 	}
 	p.mu.Unlock()
 	if quarter > told {
-		p.ui.Message(fmt.Sprintf("%s: %d %%", what, done*100/total))
+		p.ui.Say(fmt.Sprintf("%s: %d %%", what, done*100/total))
 	}
 }
 

@@ -114,7 +114,7 @@ func (s *Server) Do(req *http.Request) (resp *http.Response, err error) {
 	if req.Body == nil {
 		req.Body = http.NoBody
 	}
-	defer req.Body.Close() //nolint:errcheck // only read
+	defer req.Body.Close()
 	rec := httptest.NewRecorder()
 	in := req.Clone(req.Context())
 	in.Host = req.URL.Host
@@ -307,7 +307,7 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, rt route, hit 
 		writeError(w, e)
 		return
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read
+	defer resp.Body.Close()
 	for k, v := range resp.Header {
 		if k != "Fake-Poller-Status" {
 			w.Header()[k] = v

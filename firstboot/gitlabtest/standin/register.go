@@ -176,7 +176,7 @@ func (a *app) register(ctx context.Context, args []string) error {
 	return nil
 }
 
-var errServerSide = errors.New("Runner configuration other than name and executor configuration is reserved (specifically --locked, --access-level, --run-untagged, --maximum-timeout, --paused, --tag-list, and --maintenance-note) and cannot be specified when registering with a runner authentication token. This configuration is specified on the GitLab server. Please try again without specifying any of those arguments.") //nolint:revive,staticcheck // the words of gitlab-runner
+var errServerSide = errors.New("Runner configuration other than name and executor configuration is reserved (specifically --locked, --access-level, --run-untagged, --maximum-timeout, --paused, --tag-list, and --maintenance-note) and cannot be specified when registering with a runner authentication token. This configuration is specified on the GitLab server. Please try again without specifying any of those arguments.") //nolint:revive // the words of gitlab-runner
 
 func given(f *flag.FlagSet, names ...string) bool {
 	found := false
@@ -264,7 +264,7 @@ func (a *app) verify(ctx context.Context, args []string) error {
 		return nil
 	}
 	if !*remove {
-		return errors.New("Failed to verify runners") //nolint:staticcheck // the words of gitlab-runner
+		return errors.New("Failed to verify runners") // the words of gitlab-runner
 	}
 	c.Runners = keep
 	return a.saveConfig(*file, c)
