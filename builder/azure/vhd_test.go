@@ -73,7 +73,7 @@ func TestUploadFails(t *testing.T) {
 		w.spec.Azure.FromVHD = file
 		revoked := false
 		w.server.Revoked = func(string) { revoked = true }
-		w.server.OnPage = func(put int) int {
+		w.server.OnPage = func(put int, _ int64) int {
 			if put >= 3 {
 				return 403
 			}
@@ -95,12 +95,16 @@ func TestUploadResumes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.spec.Azure.FromVHD, w.spec.Azure.TestBoot = file, false
-		w.server.OnPage = func(put int) int {
-			if put == 5 { // one of the last two
-				go w.server.Die()
-				return 500
+		dying := false
+		w.server.OnPage = func(_ int, at int64) int {
+			if at < 128<<20 {
+				return 0
 			}
-			return 0
+			if !dying { // at the last two; what is under way beside them ends first
+				dying = true
+				go func() { time.Sleep(time.Second); w.server.Die() }()
+			}
+			return 500
 		}
 		first := w.bake(t.Context())
 		if first.err == nil {

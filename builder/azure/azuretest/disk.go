@@ -124,7 +124,7 @@ func (s *Server) pages(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodPut && q.Get("comp") == "page":
 		b.puts++
 		if s.OnPage != nil {
-			if status := s.OnPage(b.puts); status != 0 {
+			if status := s.OnPage(b.puts, from); status != 0 {
 				w.Header().Set("X-Ms-Error-Code", "InjectedFault")
 				w.WriteHeader(status)
 				return

@@ -68,7 +68,7 @@ type Server struct {
 	Console func(vm string) string               // what a machine's serial console holds
 	SAS     func(disk string, size int64) string // where a disk is uploaded to; default this server's own page blobs
 	Revoked func(disk string)                    // access to a disk was revoked
-	OnPage  func(put int) int                    // before the Nth write of pages; a status refuses it
+	OnPage  func(put int, at int64) int          // before the Nth write of pages, at a byte; a status refuses it
 	Page    int                                  // resources per page of a listing; default 2
 
 	mu      sync.Mutex
