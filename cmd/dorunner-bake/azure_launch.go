@@ -44,14 +44,10 @@ The token is named by reference, never written into custom data: the machine rea
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	flags := []keyFlag{
-		{name: "runner-name", path: "runner.name", usage: "name of the runner", value: ""},
-		{name: "url", path: "runner.url", usage: "address of the DataOps application", value: ""},
-		{name: "token", path: "runner.token", usage: "reference to the token, for example keyvault:https://VAULT.vault.azure.net/secrets/token", value: ""},
-		{name: "runner-tag", path: "runner.tags", usage: "tags that jobs find the runner by (default: its name)", value: []string{}},
-		{name: "arch", path: "image.arch", usage: "architecture of the image: amd64 or arm64", value: "", words: func() []string { return images.Arches }},
+	flags := append(runnerFlags("runner-name", "runner-tag", "keyvault:https://VAULT.vault.azure.net/secrets/token"), []keyFlag{
+		archFlag,
 		{name: "tag", path: "azure.tags", usage: "tags of the machines, KEY=VALUE", value: map[string]string{}},
-	}
+	}...)
 	for _, k := range azureTarget().flags {
 		switch k.name {
 		case "size", "subscription", "resource-group", "location", "gallery", "definition", "subnet", "trusted-launch", "cloud", "auth", "endpoint":

@@ -50,7 +50,7 @@ image; it wipes the one disk that --disk names and no other.`,
   dorunner-bake iso --autoinstall --disk size=480GB --ssh-key ~/.ssh/id_ed25519.pub --packages debs/ --remaster ubuntu-24.04-live-server-amd64.iso -o install.iso`,
 		Args: cobra.NoArgs,
 	}
-	flags := runnerFlags()
+	flags := append(runnerFlags("name", "tag", "ssm:/dorunner/token"), readerFlag)
 	addFlags(cmd, flags)
 	a.specFlags(cmd.Flags())
 	f := cmd.Flags()

@@ -64,17 +64,13 @@ is refused unless --allow-plain-secrets is given.`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	flags := []keyFlag{
-		{name: "runner-name", path: "runner.name", usage: "name of the runner", value: ""},
-		{name: "url", path: "runner.url", usage: "address of the DataOps application", value: ""},
-		{name: "token", path: "runner.token", usage: "reference to the token, for example file:/etc/token", value: ""},
-		{name: "tag", path: "runner.tags", usage: "tags that jobs find the runner by (default: its name)", value: []string{}},
-		{name: "arch", path: "image.arch", usage: "architecture of the image: amd64 or arm64", value: "", words: func() []string { return images.Arches }},
+	flags := append(runnerFlags("runner-name", "tag", "file:/etc/token"), []keyFlag{
+		archFlag,
 		{name: "accel", path: "metal.accel", usage: "of QEMU: auto, kvm or tcg", value: "", words: func() []string { return []string{"auto", "kvm", "tcg"} }},
 		{name: "cpus", path: "metal.cpus", usage: "cores of each machine", value: 0},
 		{name: "memory", path: "metal.memory_gb", usage: "memory of each machine, in GB", value: 0},
 		{name: "out", path: "metal.output", usage: "directory for seeds and console logs, and of the bake's results", value: "", file: true},
-	}
+	}...)
 	addFlags(cmd, flags)
 	a.specFlags(cmd.Flags())
 	a.outputFlags(cmd.Flags())

@@ -44,12 +44,8 @@ The token is named by reference, never written into user-data: --instance-profil
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	flags := []keyFlag{
-		{name: "runner-name", path: "runner.name", usage: "name of the runner", value: ""},
-		{name: "url", path: "runner.url", usage: "address of the DataOps application", value: ""},
-		{name: "token", path: "runner.token", usage: "reference to the token, for example ssm:/dorunner/token", value: ""},
-		{name: "runner-tag", path: "runner.tags", usage: "tags that jobs find the runner by (default: its name)", value: []string{}},
-		{name: "arch", path: "image.arch", usage: "architecture of the image: amd64 or arm64", value: "", words: func() []string { return images.Arches }},
+	flags := append(runnerFlags("runner-name", "runner-tag", "ssm:/dorunner/token"), []keyFlag{
+		archFlag,
 		{name: "os", path: "image.os", usage: "operating system that latest chooses by", value: "", words: images.BaseNames},
 		{name: "disk", path: "image.disk_gb", usage: "size of the root disk in GB", value: 0},
 		{name: "region", path: "aws.region", usage: "region (default: the AWS configuration's)", value: ""},
@@ -58,7 +54,7 @@ The token is named by reference, never written into user-data: --instance-profil
 		{name: "security-group", path: "aws.security_group", usage: "security group (default: the network's own; nothing needs to reach a runner)", value: ""},
 		{name: "kms-key", path: "aws.kms_key", usage: "key that encrypts the disk (default: the account's EBS key)", value: ""},
 		{name: "tag", path: "aws.tags", usage: "tags of the instances, KEY=VALUE", value: map[string]string{}},
-	}
+	}...)
 	addFlags(cmd, flags)
 	a.specFlags(cmd.Flags())
 	a.outputFlags(cmd.Flags())

@@ -15,16 +15,22 @@ import (
 	"github.com/dorunner/dorunner-bake/images"
 )
 
-// runnerFlags are who the machine is, for the verbs that tell a machine so.
-func runnerFlags() []keyFlag {
+// runnerFlags are who the machine is, for the verbs that tell a machine so. name and tag are what the first and the
+// last are called beside a verb's other flags; token is an example of a reference.
+func runnerFlags(name, tag, token string) []keyFlag {
 	return []keyFlag{
-		{name: "name", path: "runner.name", usage: "name of the runner", value: ""},
+		{name: name, path: "runner.name", usage: "name of the runner", value: ""},
 		{name: "url", path: "runner.url", usage: "address of the DataOps application", value: ""},
-		{name: "token", path: "runner.token", usage: "reference to the token, for example ssm:/dorunner/token", value: ""},
-		{name: "tag", path: "runner.tags", usage: "tags that jobs find the runner by (default: its name)", value: []string{}},
-		{name: "os", path: "image.os", usage: "operating system of the image, whose cloud-init reads the result", value: "", words: images.BaseNames},
+		{name: "token", path: "runner.token", usage: "reference to the token, for example " + token, value: ""},
+		{name: tag, path: "runner.tags", usage: "tags that jobs find the runner by (default: its name)", value: []string{}},
 	}
 }
+
+// readerFlag is the operating system, for the verbs whose result its cloud-init reads.
+var readerFlag = keyFlag{name: "os", path: "image.os", usage: "operating system of the image, whose cloud-init reads the result", value: "", words: images.BaseNames}
+
+// archFlag is the architecture, for the verbs that launch.
+var archFlag = keyFlag{name: "arch", path: "image.arch", usage: "architecture of the image: amd64 or arm64", value: "", words: func() []string { return images.Arches }}
 
 // userDataCmd writes the user-data that tells a baked image who it is.
 func userDataCmd(a *app) *cobra.Command {
@@ -49,7 +55,7 @@ refused unless --allow-plain-secrets is given.`,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: images.Targets(),
 	}
-	flags := runnerFlags()
+	flags := append(runnerFlags("name", "tag", "ssm:/dorunner/token"), readerFlag)
 	addFlags(cmd, flags)
 	a.specFlags(cmd.Flags())
 	f := cmd.Flags()
