@@ -155,7 +155,7 @@ func boot(t *testing.T, disk, seed, serial, dir string) string {
 	tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk, overlay)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2",
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2",
 		"-m", "1G", "-display", "none", "-serial", "file:"+log, "-smbios", "type=1,serial="+serial,
 		"-drive", "if=virtio,format=qcow2,cache=unsafe,file="+overlay, "-drive", "if=virtio,format=raw,readonly=on,file="+seed,
 		"-netdev", "user,id=n,restrict=on", "-device", "virtio-net-pci,netdev=n,romfile=,mac="+net.HardwareAddr{0x52, 0x54, 0, 0xaa, 0, 1}.String(), "-device", "virtio-rng-pci")

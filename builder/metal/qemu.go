@@ -55,7 +55,9 @@ func checkQEMU(arch string) []error {
 func (h hardware) args() []string {
 	e := emulators[h.Arch]
 	cpu := "max"
-	accel := "tcg,thread=multi"
+	// One thread for all processors: with a thread each, QEMU 7.2 now and then keeps running a stale translation of code
+	// that the guest's kernel has just patched, and that processor spins for ever (seen in booting guests).
+	accel := "tcg,thread=single"
 	if h.Accel == "kvm" {
 		cpu, accel = "host", "kvm"
 	}

@@ -114,7 +114,7 @@ image:
 	if err != nil {
 		t.Fatal(err)
 	}
-	machine := exec.CommandContext(ctx, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max",
+	machine := exec.CommandContext(ctx, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max",
 		"-smp", "2", "-m", "2G", "-display", "none", "-serial", "file:"+console,
 		"-drive", "if=virtio,format=qcow2,cache=unsafe,file="+disk, "-drive", "if=virtio,format=raw,readonly=on,file="+seed,
 		// restrict=on: the guest reaches nothing; the one address it does is the GitLab server.
