@@ -104,7 +104,9 @@ func begin(ctx context.Context, plan *images.Plan, cloud Cloud, o Options) (*bak
 	if err != nil {
 		return nil, fmt.Errorf("results directory %s: %w", o.OutDir, err)
 	}
-	sweep(ctx, cloud, o.Progress)
+	if !o.DryRun { // which changes nothing
+		sweep(ctx, cloud, o.Progress)
+	}
 	file, err := LedgerFile(o.BakeID)
 	if err != nil {
 		return nil, err
@@ -178,7 +180,7 @@ func sweep(ctx context.Context, cloud Cloud, p Progress) {
 	defer cancel()
 	left, err := CleanStale(ctx, undo, func(e Entry, err error) {
 		if err == nil {
-			p.Info("removed %s, left by a bake that was killed", e)
+			p.Info("cleared up %s, left by a bake that was killed", e)
 		}
 	})
 	if err != nil {

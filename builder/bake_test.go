@@ -254,7 +254,7 @@ func TestKilledBakeIsCleanedByTheNext(t *testing.T) {
 	if _, err := r.bake(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, there := r.have["instance i-0"]; there || !strings.Contains(r.log.String(), "removed instance i-0, left by a bake that was killed") {
+	if _, there := r.have["instance i-0"]; there || !strings.Contains(r.log.String(), "cleared up instance i-0, left by a bake that was killed") {
 		t.Errorf("have %v\n%s", r.have, r.log)
 	}
 	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {

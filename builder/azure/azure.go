@@ -65,7 +65,8 @@ type Cloud struct {
 	sizes      []sizeChoice // in the order in which they are tried
 	galleryNew bool
 	defNew     bool
-	version    string // of the gallery, to publish
+	definition *armcompute.GalleryImageProperties // of one that exists
+	version    string                             // of the gallery, to publish
 	subnetID   string
 	sourceCIDR string
 

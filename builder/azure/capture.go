@@ -160,6 +160,11 @@ func (c *Cloud) publish(ctx context.Context, env *builder.Env, image string) (st
 	if err := c.ensureGallery(ctx, env); err != nil {
 		return "", err
 	}
+	if e, ok := c.resumes(c.versionID(c.version)); ok { // this bake was forced
+		if err := c.drop(ctx, env, e); err != nil {
+			return "", err
+		}
+	}
 	if err := c.deleteFailed(ctx, env); err != nil {
 		return "", err
 	}
@@ -213,8 +218,8 @@ func (c *Cloud) ensureGallery(ctx context.Context, env *builder.Env) error {
 		generation, security = armcompute.HyperVGenerationV1, "Standard"
 	}
 	controllers := c.base.controllers
-	if controllers == "" { // a disk from elsewhere: what every size has
-		controllers = "SCSI"
+	if controllers == "" { // a disk from elsewhere
+		controllers = scsi
 	}
 	props := &armcompute.GalleryImageProperties{
 		OSType: new(armcompute.OperatingSystemTypesLinux), OSState: new(armcompute.OperatingSystemStateTypesGeneralized),

@@ -183,8 +183,8 @@ func plainTags(tags map[string]*string) map[string]string {
 	return out
 }
 
-// Find looks for a finished image of this plan wherever one is wanted. What a killed bake had begun to publish, and
-// Undoes has finished, is brought to its end here.
+// Find looks for a finished image of this plan wherever one is wanted. What a killed bake had begun to publish is
+// brought to its end here.
 func (c *Cloud) Find(ctx context.Context, env *builder.Env) (builder.Artifact, bool, error) {
 	var a builder.Artifact
 	wanted, err := c.managedImage(env)
@@ -213,14 +213,18 @@ func (c *Cloud) Find(ctx context.Context, env *builder.Env) (builder.Artifact, b
 		return a, false, err
 	}
 	for _, v := range have {
-		if v.tags[TagPlan] != env.Plan.Hash || v.state != armcompute.GalleryProvisioningStateSucceeded {
+		if v.tags[TagPlan] != env.Plan.Hash {
 			continue
 		}
-		if slices.ContainsFunc(c.resumed, func(e builder.Entry) bool { return strings.EqualFold(e.ID, v.id) }) {
-			a, err := c.complete(ctx, env, v, a)
-			return a, err == nil, err
+		if e, ok := c.resumes(v.id); ok {
+			a, found, err := c.complete(ctx, env, e, a)
+			if found || err != nil {
+				return a, found, err
+			}
+			continue
 		}
-		if v.excluded || v.tags[TagExpires] != "" || !containsAll(v.regions, append(c.otherRegions(), c.location)) {
+		if v.state != armcompute.GalleryProvisioningStateSucceeded || v.excluded || v.tags[TagExpires] != "" ||
+			!containsAll(v.regions, append(c.otherRegions(), c.location)) {
 			continue
 		}
 		for _, region := range v.regions {
@@ -231,14 +235,23 @@ func (c *Cloud) Find(ctx context.Context, env *builder.Env) (builder.Artifact, b
 	return a, false, nil
 }
 
-// complete brings a version that was published for a killed bake through the rest of the pipeline.
-func (c *Cloud) complete(ctx context.Context, env *builder.Env, v galleryVersion, a builder.Artifact) (builder.Artifact, error) {
-	env.Progress.Info("version %s was being published when a bake of this plan was killed: going on with it", v.name)
-	a.Images = append(a.Images, builder.ImageID{Region: c.location, ID: v.id, Format: "gallery-version"})
-	if err := c.TestBoot(ctx, env, a); err != nil {
-		return a, err
+// complete brings a version that was being published for a killed bake through the rest of the pipeline; false when its
+// publishing has failed.
+func (c *Cloud) complete(ctx context.Context, env *builder.Env, e builder.Entry, a builder.Artifact) (builder.Artifact, bool, error) {
+	env.Progress.Info("%s was being published when a bake of this plan was killed: going on with it", e.ID)
+	if err := c.finish(ctx, e); err != nil {
+		if ctx.Err() != nil {
+			return a, false, err
+		}
+		env.Progress.Info("its publishing has failed (%v): starting over", err)
+		return a, false, c.drop(ctx, env, e)
 	}
-	return c.Distribute(ctx, env, a)
+	a.Images = append(slices.Clip(a.Images), builder.ImageID{Region: c.location, ID: e.ID, Format: "gallery-version"})
+	if err := c.TestBoot(ctx, env, a); err != nil {
+		return a, false, err
+	}
+	a, err := c.Distribute(ctx, env, a)
+	return a, err == nil, err
 }
 
 func containsAll(have, want []string) bool {

@@ -103,7 +103,7 @@ func TestFailAtEveryCall(t *testing.T) {
 
 // The operation that call n began fails, if it began one.
 func TestOperationFailsAtEveryCall(t *testing.T) {
-	everyCall(t, 3, func(t *testing.T, w *world, n int) {
+	everyCall(t, 1, func(t *testing.T, w *world, n int) {
 		w.server.Faults = []*azuretest.Fault{{N: n, Async: true}}
 		accounted(t, w, w.bake(t.Context()))
 	})
@@ -111,7 +111,7 @@ func TestOperationFailsAtEveryCall(t *testing.T) {
 
 // The answer to call n is lost, though the call took effect: the SDK asks again.
 func TestLostAnswerAtEveryCall(t *testing.T) {
-	everyCall(t, 3, func(t *testing.T, w *world, n int) {
+	everyCall(t, 1, func(t *testing.T, w *world, n int) {
 		w.server.Faults = []*azuretest.Fault{{N: n, Lost: true}}
 		accounted(t, w, w.bake(t.Context()))
 	})
@@ -177,7 +177,7 @@ func (w *world) kill(n int) {
 // The next bake of a killed one's plan gives back what it left, and goes on with what it had begun to publish or
 // upload instead of starting over.
 func TestKillAtEveryCallThenBakeAgain(t *testing.T) {
-	everyCall(t, 3, func(t *testing.T, w *world, n int) {
+	everyCall(t, 1, func(t *testing.T, w *world, n int) {
 		w.kill(n)
 		before := len(w.server.Calls())
 		r := w.bake(t.Context())

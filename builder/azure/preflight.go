@@ -79,6 +79,9 @@ func (c *Cloud) Preflight(ctx context.Context, env *builder.Env) error {
 		group.Go(func() { check(ctx, env, f) })
 	}
 	group.Wait()
+	if c.definition != nil {
+		f.add(c.matchDefinition(c.definition, env.Plan))
+	}
 	// What the identity may do, against what the bake is now known to do.
 	c.checkPermissions(ctx, f)
 	if ctx.Err() != nil {
@@ -229,7 +232,7 @@ func (c *Cloud) checkBase(ctx context.Context, env *builder.Env, f *findings) {
 		}
 	}
 	c.base.generation = cmp.Or(c.base.generation, armcompute.HyperVGenerationTypesV2)
-	c.base.controllers = cmp.Or(c.base.controllers, "SCSI")
+	c.base.controllers = cmp.Or(c.base.controllers, scsi)
 	if c.spec.TrustedLaunch {
 		switch {
 		case !c.gallery() || c.spec.ManagedImage != "":
@@ -313,7 +316,7 @@ func (c *Cloud) suits(s *armcompute.ResourceSKU, plan *images.Plan, quota map[st
 			}
 		}
 	}
-	arch := caps["CpuArchitectureType"]
+	arch, controllers := caps["CpuArchitectureType"], cmp.Or(caps["DiskControllerTypes"], scsi)
 	switch {
 	case arch != "" && !strings.EqualFold(arch, string(architecture(plan.Spec.Image.Arch))):
 		return choice, fmt.Errorf("size %s is %s and the image is for %s", choice.name, arch, plan.Spec.Image.Arch)
@@ -321,6 +324,8 @@ func (c *Cloud) suits(s *armcompute.ResourceSKU, plan *images.Plan, quota map[st
 		return choice, fmt.Errorf("size %s runs Hyper-V generations %s and the base image is %s", choice.name, caps["HyperVGenerations"], c.base.generation)
 	case c.spec.TrustedLaunch && caps["TrustedLaunchDisabled"] == "True":
 		return choice, fmt.Errorf("size %s has no Trusted Launch", choice.name)
+	case c.base.controllers != "" && !slices.ContainsFunc(words(controllers), c.controls):
+		return choice, fmt.Errorf("size %s has disk controllers of type %s and the base image is for %s", choice.name, controllers, c.base.controllers)
 	}
 	for _, name := range []string{"cores", choice.family} {
 		if q, known := quota[strings.ToLower(name)]; known && q[0]+int64(cpus) > q[1] {
@@ -329,6 +334,19 @@ func (c *Cloud) suits(s *armcompute.ResourceSKU, plan *images.Plan, quota map[st
 		}
 	}
 	return choice, nil
+}
+
+// scsi is the disk controller of whatever does not name any.
+const scsi = "SCSI"
+
+// words are the parts of a list such as "SCSI, NVMe".
+func words(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+// controls says that the base image knows a type of disk controllers.
+func (c *Cloud) controls(controller string) bool {
+	return slices.ContainsFunc(words(c.base.controllers), func(s string) bool { return strings.EqualFold(s, controller) })
 }
 
 // quotas are what is used and what there may be, by lower-case name.
@@ -372,7 +390,7 @@ func (c *Cloud) checkGallery(ctx context.Context, env *builder.Env, f *findings)
 			f.add(explain(cause(ctx, err)))
 			return
 		default:
-			f.add(c.matchDefinition(def.GalleryImage, env.Plan))
+			c.definition = def.Properties
 			if have, err = c.versions(ctx); err != nil {
 				f.add(err)
 				return
@@ -396,8 +414,7 @@ func (c *Cloud) checkGallery(ctx context.Context, env *builder.Env, f *findings)
 }
 
 // matchDefinition tells what of an existing definition does not fit what is baked.
-func (c *Cloud) matchDefinition(def armcompute.GalleryImage, plan *images.Plan) error {
-	p := def.Properties
+func (c *Cloud) matchDefinition(p *armcompute.GalleryImageProperties, plan *images.Plan) error {
 	var wrong []string
 	differ := func(what, has, want string) {
 		if has != "" && !strings.EqualFold(has, want) {
@@ -406,19 +423,26 @@ func (c *Cloud) matchDefinition(def armcompute.GalleryImage, plan *images.Plan) 
 	}
 	differ("its OS", string(value(p.OSType)), "Linux")
 	differ("its OS state", string(value(p.OSState)), "Generalized")
-	differ("its Hyper-V generation", string(value(p.HyperVGeneration)), "V2")
+	differ("its Hyper-V generation", string(value(p.HyperVGeneration)), string(cmp.Or(c.base.generation, armcompute.HyperVGenerationTypesV2)))
 	differ("its architecture", string(cmp.Or(value(p.Architecture), armcompute.ArchitectureX64)), string(architecture(plan.Spec.Image.Arch)))
-	security := "Standard"
+	security, controllers := "Standard", scsi
 	for _, feature := range p.Features {
-		if value(feature.Name) == "SecurityType" {
+		switch value(feature.Name) {
+		case "SecurityType":
 			security = value(feature.Value)
+		case "DiskControllerTypes":
+			controllers = value(feature.Value)
 		}
 	}
 	switch {
 	case c.spec.TrustedLaunch && security != "TrustedLaunch":
 		wrong = append(wrong, "its security type is "+security+": a Trusted Launch machine needs a definition of type TrustedLaunch")
-	case !c.spec.TrustedLaunch && security != "Standard" && security != "TrustedLaunchSupported":
+	// The types that only allow something (TrustedLaunchSupported and its kin) take what brings no guest state along.
+	case !c.spec.TrustedLaunch && security != "Standard" && !strings.HasSuffix(strings.ToLower(security), "supported"):
 		wrong = append(wrong, "its security type "+security+" takes no image of a standard machine")
+	}
+	if c.base.controllers != "" && slices.ContainsFunc(words(controllers), func(w string) bool { return !c.controls(w) }) {
+		wrong = append(wrong, fmt.Sprintf("it promises disk controllers of type %s and the image is for %s", controllers, c.base.controllers))
 	}
 	if len(wrong) == 0 {
 		return nil

@@ -47,6 +47,16 @@ func TestPreflight(t *testing.T) {
 			w.server.Add(rg+"galleries/images", map[string]any{})
 			w.server.Add(rg+"galleries/images/images/runner", definition("V1", "Arm64", "ConfidentialVM"))
 		}, []string{"Hyper-V generation is V1 and the image's is V2", "architecture is Arm64", "ConfidentialVM takes no image", "name another"}},
+		"controllers of the size": {func(w *world) { w.server.Controllers = "NVMe" },
+			[]string{"size Standard_D4as_v5 has disk controllers of type SCSI and the base image is for NVMe", "choose another --size"}},
+		"controllers of the definition": {func(w *world) {
+			w.server.Controllers = "SCSI"
+			w.server.Add(rg+"galleries/images", map[string]any{})
+			def := definition("V2", "x64", "TrustedLaunchSupported")
+			features := def["properties"].(map[string]any)["features"].([]any)
+			def["properties"].(map[string]any)["features"] = append(features, map[string]any{"name": "DiskControllerTypes", "value": "SCSI, NVMe"})
+			w.server.Add(rg+"galleries/images/images/runner", def)
+		}, []string{"it promises disk controllers of type SCSI, NVMe and the image is for SCSI", "name another"}},
 		"image name taken": {func(w *world) {
 			w.spec.Azure.ManagedImage = "mine"
 			w.server.Add(rg+"images/mine", map[string]any{})
@@ -96,6 +106,29 @@ func TestPreflight(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A definition takes what its security type says, and preflight knows which.
+func TestSecurityTypes(t *testing.T) {
+	rg := "/subscriptions/" + azuretest.Subscription + "/resourceGroups/rg/providers/Microsoft.Compute/"
+	for security, want := range map[string]struct{ standard, trusted bool }{
+		"Standard": {true, false}, "TrustedLaunchSupported": {true, false}, "TrustedLaunch": {false, true},
+		"ConfidentialVMSupported": {true, false}, "TrustedLaunchAndConfidentialVmSupported": {true, false}, "ConfidentialVM": {false, false},
+	} {
+		for trusted, ok := range map[bool]bool{false: want.standard, true: want.trusted} {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.spec.Azure.TrustedLaunch = trusted
+				w.server.Add(rg+"galleries/images", map[string]any{})
+				w.server.Add(rg+"galleries/images/images/runner", definition("V2", "x64", security))
+				r := w.bake(t.Context())
+				if (r.err == nil) != ok || r.err != nil && !strings.Contains(r.err.Error(), "preflight: the image definition images/runner does not fit") {
+					t.Errorf("%s, trusted %v: %v", security, trusted, r.err)
+				}
+				w.strict()
+			})
+		}
 	}
 }
 

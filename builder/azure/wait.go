@@ -140,55 +140,71 @@ var kinds = []struct{ kind, resourceType, version string }{
 }
 
 // Undoes says how to give back what a killed bake recorded. What this bake can go on with stays: a gallery version of
-// this very plan, whose publishing is finished here, and a half uploaded disk of the same file. Preflight takes it over.
+// this very plan that is being published, and a half uploaded disk of the same file. Preflight takes it over, Find or
+// Capture goes on with it. Nothing is waited for here: a publishing may take longer than cleaning up may.
 func (c *Cloud) Undoes() map[string]builder.Undo {
-	all := map[string]builder.Undo{}
+	undo := func(ctx context.Context, e builder.Entry) error {
+		if c.goesOn(ctx, e) {
+			c.resumed = append(c.resumed, e)
+			return nil
+		}
+		return c.undo(ctx, e)
+	}
+	all := map[string]builder.Undo{kindAccess: undo}
 	for _, k := range kinds {
-		all[k.kind] = c.undo
+		all[k.kind] = undo
 	}
-	all[kindVersion] = func(ctx context.Context, e builder.Entry) error {
-		if e.Attrs[attrPlan] == c.planHash && e.Attrs[attrToken] != "" && c.finish(ctx, e) == nil {
-			c.resumed = append(c.resumed, e)
-			return nil
-		}
-		return c.undo(ctx, e)
-	}
-	// What a version lies in stays with it.
-	container := func(ctx context.Context, e builder.Entry) error {
-		if slices.ContainsFunc(c.resumed, func(v builder.Entry) bool { return strings.HasPrefix(v.ID, e.ID+"/") }) {
-			c.resumed = append(c.resumed, e)
-			return nil
-		}
-		return c.undo(ctx, e)
-	}
-	all[kindGroup], all[kindGallery], all[kindDefinition] = container, container, container
-	sameFile := func(ctx context.Context, e builder.Entry) error {
-		if c.fromDisk() && e.Attrs[attrFile] != "" && e.Attrs[attrFile] == c.fileKey() && c.takesUpload(ctx, e.ID) {
-			c.resumed = append(c.resumed, e)
-			return nil
-		}
-		return c.undo(ctx, e)
-	}
-	all[kindDisk], all[kindAccess] = sameFile, sameFile
 	return all
+}
+
+// goesOn tells whether this bake can use what a killed one recorded. Entries come newest first.
+func (c *Cloud) goesOn(ctx context.Context, e builder.Entry) bool {
+	switch e.Kind {
+	case kindVersion:
+		return c.planHash != "" && e.Attrs[attrPlan] == c.planHash && e.Attrs[attrToken] != ""
+	case kindDisk, kindAccess:
+		if c.fromDisk() && e.Attrs[attrFile] != "" && e.Attrs[attrFile] == c.fileKey() && c.takesUpload(ctx, e.ID) {
+			if c.disk = e.ID; e.Kind == kindAccess {
+				c.sent, _ = strconv.ParseInt(e.Attrs[attrSent], 10, 64)
+			}
+			return true
+		}
+	case kindVM, kindNIC, kindIP, kindNSG, kindVNet: // they cost, and only a Trusted Launch machine is a version's source
+		return len(c.resumed) > 0 && c.spec.TrustedLaunch
+	}
+	// What is gone on with is made from, or lies in, what was recorded before it.
+	return len(c.resumed) > 0
 }
 
 // adopt takes over what Undoes has left for this bake.
 func (c *Cloud) adopt(env *builder.Env) error {
 	var errs []error
 	for _, e := range slices.Backward(c.resumed) { // Undoes saw them newest first
-		if e.Kind == kindDisk {
-			c.disk = e.ID
-		}
-		if e.Kind == kindAccess {
-			c.sent, _ = strconv.ParseInt(e.Attrs[attrSent], 10, 64)
-		}
 		errs = append(errs, env.Ledger.Record(e, c.undo))
 	}
 	return errors.Join(errs...)
 }
 
-// finish waits for a publishing that another process began.
+// resumes gives the entry of a version that a killed bake had begun to publish.
+func (c *Cloud) resumes(version string) (builder.Entry, bool) {
+	i := slices.IndexFunc(c.resumed, func(e builder.Entry) bool { return e.Kind == kindVersion && strings.EqualFold(e.ID, version) })
+	if i < 0 {
+		return builder.Entry{}, false
+	}
+	return c.resumed[i], true
+}
+
+// drop gives back a version that a killed bake had begun to publish.
+func (c *Cloud) drop(ctx context.Context, env *builder.Env, e builder.Entry) error {
+	if err := c.undo(ctx, e); err != nil {
+		return fmt.Errorf("%s: %w", e, err)
+	}
+	c.resumed = slices.DeleteFunc(c.resumed, func(r builder.Entry) bool { return r.Kind == e.Kind && r.ID == e.ID })
+	return env.Ledger.Done(e.Kind, e.ID)
+}
+
+// finish waits for a publishing that another process began. Azure forgets operations after a while; then the version
+// itself tells how it went.
 func (c *Cloud) finish(ctx context.Context, e builder.Entry) error {
 	r, err := parseID(e.ID)
 	if err != nil {
@@ -196,11 +212,17 @@ func (c *Cloud) finish(ctx context.Context, e builder.Entry) error {
 	}
 	p, err := c.api.versions.BeginCreateOrUpdate(ctx, r.group, r.names[0], r.names[1], r.names[2], armcompute.GalleryImageVersion{},
 		&armcompute.GalleryImageVersionsClientBeginCreateOrUpdateOptions{ResumeToken: e.Attrs[attrToken]})
-	if err != nil {
-		return explain(err)
+	if err == nil {
+		_, err = poll(ctx, p, versionTime)
 	}
-	_, err = poll(ctx, p, versionTime)
-	return err
+	if err == nil || ctx.Err() != nil {
+		return cause(ctx, err)
+	}
+	v, gone := c.api.versions.Get(ctx, r.group, r.names[0], r.names[1], r.names[2], nil)
+	if gone == nil && v.Properties != nil && value(v.Properties.ProvisioningState) == armcompute.GalleryProvisioningStateSucceeded {
+		return nil
+	}
+	return explain(err)
 }
 
 // undo gives one resource back and waits until it is gone.

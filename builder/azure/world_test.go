@@ -134,6 +134,8 @@ func (w *world) bake(ctx context.Context) (r result) {
 // sweep gives back what killed bakes left, as the engine does first.
 func (w *world) sweep(ctx context.Context, c *Cloud) {
 	w.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute) // the engine's
+	defer cancel()
 	files, err := filepath.Glob(filepath.Join(w.ledger, "*.jsonl"))
 	if err != nil {
 		w.t.Fatal(err)

@@ -24,6 +24,7 @@ type SKU struct {
 	Name, Family, Arch string
 	CPUs, MemoryGB     string
 	Generations        string // "V1,V2"
+	Controllers        string // of disks: "SCSI, NVMe"; default SCSI, unsaid
 	NoTrustedLaunch    bool
 	Restricted         bool // not available for this subscription
 	Zones              []string
@@ -79,6 +80,9 @@ func (s *Server) catalogue(f *compute.ServerFactory) {
 			if k.NoTrustedLaunch {
 				sku.Capabilities = append(sku.Capabilities, capability("TrustedLaunchDisabled", "True"))
 			}
+			if k.Controllers != "" {
+				sku.Capabilities = append(sku.Capabilities, capability("DiskControllerTypes", k.Controllers))
+			}
 			if k.Restricted {
 				sku.Restrictions = []*armcompute.ResourceSKURestrictions{{Type: to.Ptr(armcompute.ResourceSKURestrictionsTypeLocation),
 					ReasonCode: to.Ptr(armcompute.ResourceSKURestrictionsReasonCodeNotAvailableForSubscription), Values: []*string{&loc}}}
@@ -118,7 +122,7 @@ func (s *Server) catalogue(f *compute.ServerFactory) {
 		return answer(armcompute.VirtualMachineImagesClientGetResponse{VirtualMachineImage: armcompute.VirtualMachineImage{Name: &version, Location: &loc,
 			Properties: &armcompute.VirtualMachineImageProperties{HyperVGeneration: to.Ptr(armcompute.HyperVGenerationTypesV2), Architecture: &arch,
 				Features: []*armcompute.VirtualMachineImageFeature{{Name: to.Ptr("SecurityType"), Value: to.Ptr("TrustedLaunchSupported")},
-					{Name: to.Ptr("DiskControllerTypes"), Value: to.Ptr("SCSI, NVMe")}}}}}, nil)
+					{Name: to.Ptr("DiskControllerTypes"), Value: &s.Controllers}}}}}, nil)
 	}
 }
 

@@ -58,18 +58,19 @@ type Call struct {
 
 // Server is the subscription. Set its fields before the first call; everything else is safe at any time.
 type Server struct {
-	URL     string
-	Delays  Delays
-	Faults  []*Fault
-	OnCall  func(Call)                           // before a call is handled; may cancel the caller or end the world
-	Allow   []string                             // RBAC actions that are granted, with *; nil grants all
-	NoRoom  map[string]string                    // "SIZE" or "SIZE/ZONE" -> error code of a machine that gets no room
-	Booted  func(vm string)                      // a machine has come up
-	Console func(vm string) string               // what a machine's serial console holds
-	SAS     func(disk string, size int64) string // where a disk is uploaded to; default this server's own page blobs
-	Revoked func(disk string)                    // access to a disk was revoked
-	OnPage  func(put int, at int64) int          // before the Nth write of pages, at a byte; a status refuses it
-	Page    int                                  // resources per page of a listing; default 2
+	URL         string
+	Delays      Delays
+	Faults      []*Fault
+	OnCall      func(Call)                           // before a call is handled; may cancel the caller or end the world
+	Allow       []string                             // RBAC actions that are granted, with *; nil grants all
+	NoRoom      map[string]string                    // "SIZE" or "SIZE/ZONE" -> error code of a machine that gets no room
+	Booted      func(vm string)                      // a machine has come up
+	Console     func(vm string) string               // what a machine's serial console holds
+	SAS         func(disk string, size int64) string // where a disk is uploaded to; default this server's own page blobs
+	Revoked     func(disk string)                    // access to a disk was revoked
+	OnPage      func(put int, at int64) int          // before the Nth write of pages, at a byte; a status refuses it
+	Controllers string                               // of disks that platform images know; default "SCSI, NVMe"
+	Page        int                                  // resources per page of a listing; default 2
 
 	mu      sync.Mutex
 	store   map[string]*resource // by lower-case id
@@ -87,7 +88,7 @@ type Server struct {
 // once it listens.
 func New() *Server {
 	return &Server{
-		URL: "https://azure.test", Page: 2, NoRoom: map[string]string{}, store: map[string]*resource{}, ops: map[string]*operation{},
+		URL: "https://azure.test", Page: 2, Controllers: "SCSI, NVMe", NoRoom: map[string]string{}, store: map[string]*resource{}, ops: map[string]*operation{},
 		blobs: map[string]*blob{}, usage: map[string][2]int{}, skus: defaultSKUs(),
 	}
 }
