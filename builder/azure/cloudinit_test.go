@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/dorunner/dorunner-bake/builder/ssh"
@@ -16,16 +15,18 @@ import (
 	"github.com/dorunner/dorunner-bake/templates"
 )
 
-// judge reads an ovf-env.xml as the Azure datasource does, prints the custom data and holds it against the schema.
+// judge has the Azure datasource read a directory with an ovf-env.xml, as it reads the disc that Azure gives a machine,
+// prints the custom data and holds it against the schema.
 const judge = `
 import sys, yaml
-from cloudinit.sources.helpers.azure import OvfEnvXml
+from cloudinit.sources.DataSourceAzure import load_azure_ds_dir
 from cloudinit.config.schema import validate_cloudconfig_schema, get_schema
-env = OvfEnvXml.parse_text(sys.stdin.read())
-assert env.username == "dorunner-bake", env.username
-assert env.disable_ssh_password_auth is True
-validate_cloudconfig_schema(yaml.safe_load(env.custom_data), get_schema(), strict=True)
-sys.stdout.buffer.write(env.custom_data)
+metadata, data, config, files = load_azure_ds_dir(sys.argv[1])
+assert metadata["local-hostname"] == "dorunner-bake", metadata
+assert config["system_info"]["default_user"]["name"] == "dorunner-bake", config
+assert config["ssh_pwauth"] is False, config
+validate_cloudconfig_schema(yaml.safe_load(data), get_schema(), strict=True)
+sys.stdout.buffer.write(data)
 `
 
 // ovfEnv is what Azure gives a machine, with the custom data in it.
@@ -81,9 +82,12 @@ func TestCustomDataInCloudInit(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, data := range map[string][]byte{"bake": bake, "test boot": test, "launch": launch} {
-		cmd := exec.Command("/usr/bin/python3", "-c", judge) // the system's, which has the libraries
+		disc := t.TempDir()
+		if err := os.WriteFile(filepath.Join(disc, "ovf-env.xml"), []byte(ovfEnv(data)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("/usr/bin/python3", "-c", judge, disc) // the system's, which has the libraries
 		cmd.Env = append(os.Environ(), "PYTHONPATH="+packages, "PYTHONDONTWRITEBYTECODE=1")
-		cmd.Stdin = strings.NewReader(ovfEnv(data))
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		out, err := cmd.Output()

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -220,18 +221,19 @@ func (s *sending) one(ctx context.Context, in io.ReaderAt, pages *pageblob.Clien
 	if _, err := in.ReadAt(buf, at); err != nil {
 		return fmt.Errorf("reading the disk to upload: %w", err)
 	}
-	from, to := data(buf)
-	if from < to {
+	var sent int64
+	for from, to := range data(buf) {
 		body := streaming.NopCloser(bytes.NewReader(buf[from:to]))
 		_, err := pages.UploadPages(ctx, body, blob.HTTPRange{Offset: at + int64(from), Count: int64(to - from)}, nil)
 		if err != nil {
-			return fmt.Errorf("upload at byte %d: %w", at, explain(cause(ctx, err)))
+			return fmt.Errorf("upload at byte %d: %w", at+int64(from), explain(cause(ctx, err)))
 		}
+		sent += int64(to - from)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.done[i] = true
-	s.bytes += int64(to - from)
+	s.bytes += sent
 	for s.next < len(s.done) && s.done[s.next] {
 		s.next++
 	}
@@ -246,18 +248,31 @@ func (s *sending) one(ctx context.Context, in io.ReaderAt, pages *pageblob.Clien
 	return s.env.Ledger.Update(e)
 }
 
-// data is where the bytes that are not zero begin and end, in whole pages of 512 bytes.
-func data(b []byte) (from, to int) {
-	const page = 512
+// data gives the parts that are not zero, in whole pages of 512 bytes. A short run of zeros is cheaper to send than to
+// make another call for what follows it.
+func data(b []byte) iter.Seq2[int, int] {
+	const page, short = 512, 64 << 10
 	zero := make([]byte, page)
-	to = len(b)
-	for from < to && bytes.Equal(b[from:from+page], zero) {
-		from += page
+	return func(yield func(from, to int) bool) {
+		from, to := -1, 0
+		for at := 0; at < len(b); at += page {
+			switch {
+			case bytes.Equal(b[at:at+page], zero):
+				continue
+			case from < 0:
+				from = at
+			case at-to >= short:
+				if !yield(from, to) {
+					return
+				}
+				from = at
+			}
+			to = at + page
+		}
+		if from >= 0 {
+			yield(from, to)
+		}
 	}
-	for to > from && bytes.Equal(b[to-page:to], zero) {
-		to -= page
-	}
-	return from, to
 }
 
 // revoke ends write access to a disk; a disk that is gone has none.

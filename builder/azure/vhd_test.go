@@ -19,7 +19,7 @@ func writeVHD(t *testing.T, size int64) string {
 	t.Helper()
 	disk := make([]byte, size)
 	random := rand.New(rand.NewPCG(1, 2))
-	for _, at := range []int64{0, 5<<20 + 1536, 9 << 20, size - 4096} {
+	for _, at := range []int64{0, 5<<20 + 1536, 6 << 20, 9 << 20, size - 4096} { // two in one chunk
 		for i := at; i < at+4096; i++ {
 			disk[i] = byte(random.UintN(256))
 		}
@@ -56,7 +56,7 @@ func TestUpload(t *testing.T) {
 		if !bytes.Equal(got, want) {
 			t.Error("the disk in the cloud is another one")
 		}
-		if puts != 5 { // the four chunks with data and the footer
+		if puts != 6 { // the five pieces of data and the footer
 			t.Errorf("%d writes", puts)
 		}
 		if left := w.left(); len(left) != 3 {

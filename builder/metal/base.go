@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/dorunner/dorunner-bake/builder"
+	"github.com/dorunner/dorunner-bake/images"
 )
 
 // base is the disk that a bake begins with: a raw file that nobody writes to.
@@ -54,6 +55,13 @@ func openBase(ctx context.Context, env *builder.Env) (base, error) {
 		return debianBase(ctx, env, dir)
 	}
 	return base{}, fmt.Errorf("there is no disk of %s in the catalogue: give one with --base", row.OS)
+}
+
+// BaseDisk is the raw disk that a bake of a metal plan begins with, made or fetched where the cache has none. It must not
+// be written to.
+func BaseDisk(ctx context.Context, plan *images.Plan, p builder.Progress) (string, error) {
+	b, err := openBase(ctx, &builder.Env{Plan: plan, Progress: p})
+	return b.file, err
 }
 
 func isURL(s string) bool { return strings.HasPrefix(s, "https://") || strings.HasPrefix(s, "http://") }

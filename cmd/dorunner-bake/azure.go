@@ -35,7 +35,7 @@ identity); --auth forces one kind. docs/azure.md has the roles that are needed.`
 			{name: "location", path: "azure.location", usage: "location to bake in", value: ""},
 			{name: "gallery", path: "azure.gallery", usage: "gallery to publish a version in", value: ""},
 			{name: "definition", path: "azure.definition", usage: "image definition in the gallery", value: ""},
-			{name: "image-version", path: "azure.version", usage: "version to publish: auto, or MAJOR.MINOR.PATCH", value: ""},
+			{name: "version", path: "azure.version", usage: "version to publish: auto, or MAJOR.MINOR.PATCH", value: ""},
 			{name: "replicate-to", path: "azure.replicate_to", usage: "other locations of the gallery version", value: []string{}},
 			{name: "managed-image", path: "azure.managed_image", usage: "name of the managed image (default: the image's name)", value: ""},
 			{name: "subnet", path: "azure.subnet", usage: "id of the subnet to bake in (default: a temporary one)", value: ""},

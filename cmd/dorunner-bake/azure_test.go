@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -77,16 +78,21 @@ func subscription(ts *testscript.TestScript, neg bool, args []string) {
 func vhd(ts *testscript.TestScript, neg bool, args []string) {
 	file := ts.MkAbs(args[0])
 	ts.Check(os.MkdirAll(filepath.Dir(file), 0o755))
+	ts.Check(writeDisk(file))
+	m, err := json.Marshal(builder.Manifest{PlanHash: "abc", Platform: args[1], BakeID: "20260101-000000-000001"})
+	ts.Check(err)
+	ts.Check(os.WriteFile(filepath.Join(filepath.Dir(file), "manifest.json"), m, 0o600))
+}
+
+// writeDisk writes a fixed VHD with next to nothing in it.
+func writeDisk(file string) error {
 	const size = 32 << 20
 	disk := make([]byte, size+512)
 	copy(disk, "boot")
 	copy(disk[size:], "conectix")
 	binary.BigEndian.PutUint64(disk[size+48:], size)
 	binary.BigEndian.PutUint32(disk[size+60:], 2)
-	ts.Check(os.WriteFile(file, disk, 0o600))
-	m, err := json.Marshal(builder.Manifest{PlanHash: "abc", Platform: args[1], BakeID: "20260101-000000-000001"})
-	ts.Check(err)
-	ts.Check(os.WriteFile(filepath.Join(filepath.Dir(file), "manifest.json"), m, 0o600))
+	return os.WriteFile(file, disk, 0o600)
 }
 
 // left prints what the subscription holds beside the group that was there before.
@@ -101,4 +107,88 @@ func leftInAzure(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("left behind: %s", strings.Join(list, ", "))
 	}
 	_, _ = fmt.Fprintln(ts.Stdout(), strings.Join(list, "\n"))
+}
+
+// TestAzureKilled kills the program at one call after the other, as kill -9 does. Either gc then leaves nothing, or the next
+// bake goes on, and nothing but its version stays.
+func TestAzureKilled(t *testing.T) {
+	program, err := exec.LookPath("dorunner-bake")
+	if err != nil {
+		t.Fatal(err)
+	}
+	step, last := 3, 0
+	switch {
+	case testing.Short():
+		step = 11
+	case os.Getenv("DORUNNER_SOAK") != "":
+		step = 1
+	}
+	for n, killed := 1, true; killed; n += step {
+		for _, again := range []bool{false, true} {
+			server := azuretest.New()
+			rg := "/subscriptions/" + azuretest.Subscription + "/resourceGroups/rg"
+			server.Add(rg, map[string]any{"location": "westeurope"})
+			stop := server.Listen()
+			dir := t.TempDir()
+			if err := writeDisk(filepath.Join(dir, "disk.vhd")); err != nil {
+				t.Fatal(err)
+			}
+			command := func(args ...string) *exec.Cmd {
+				cmd := exec.Command(program, args...)
+				cmd.Env = append(os.Environ(), "DORUNNER_STATE_DIR="+filepath.Join(dir, "state"), "HOME="+dir,
+					"AZURE_RESOURCE_MANAGER_ENDPOINT="+server.URL, "AZURE_SUBSCRIPTION_ID="+azuretest.Subscription)
+				for k, v := range server.Env() {
+					cmd.Env = append(cmd.Env, k+"="+v)
+				}
+				return cmd
+			}
+			bake := []string{"azure", "--resource-group", "rg", "--gallery", "images", "--definition", "runner", "--replicate-to", "northeurope,uksouth",
+				"--from-vhd", filepath.Join(dir, "disk.vhd"), "--out", filepath.Join(dir, "out")}
+			cmd := command(bake...)
+			started := make(chan struct{})
+			server.OnCall = func(c azuretest.Call) {
+				if <-started; c.N == n {
+					_ = cmd.Process.Kill() // the call takes effect all the same
+				}
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			close(started)
+			_ = cmd.Wait()
+			killed = !cmd.ProcessState.Exited()
+			server.OnCall = nil
+			want := map[string]bool{rg: true}
+			if again {
+				out, err := command(bake...).CombinedOutput()
+				if err != nil {
+					t.Fatalf("killed at call %d, baked again: %v\n%s", n, err, out)
+				}
+				id := strings.TrimSpace(string(out[strings.LastIndex(string(out), "/subscriptions/"):]))
+				definition, _, _ := strings.Cut(id, "/versions/")
+				gallery, _, _ := strings.Cut(definition, "/images/runner")
+				want[id], want[definition], want[gallery] = true, true, true
+			}
+			if out, err := command("gc", "--yes").CombinedOutput(); err != nil {
+				t.Errorf("killed at call %d: gc: %v\n%s", n, err, out)
+			}
+			for _, id := range server.Left() {
+				// What was finished when the program was killed stays.
+				if !want[id] && (again || server.Tags(id)["dorunner-expires"] != "" || !strings.Contains(id, "/galleries/")) {
+					t.Errorf("killed at call %d, baked again %v: left %s, tagged %v", n, again, id, server.Tags(id))
+				}
+			}
+			if u := server.Unknown(); len(u) > 0 {
+				t.Errorf("unknown calls: %v", u)
+			}
+			stop()
+			if t.Failed() {
+				return
+			}
+		}
+		last = n
+	}
+	if last < 25 {
+		t.Errorf("a bake made no %d calls", last)
+	}
 }

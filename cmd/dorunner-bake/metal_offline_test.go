@@ -64,8 +64,12 @@ func (b *metalBake) command(ctx context.Context, args ...string) *exec.Cmd {
 	args = append([]string{"metal", "--firstboot", b.firstboot, "--os", "debian-12", "--docker-source", "distro", "--disk", "4"}, args...)
 	cmd := exec.CommandContext(ctx, "dorunner-bake", args...)
 	cmd.Dir = b.dir
-	cmd.Env = append(os.Environ(), "DORUNNER_STATE_DIR="+filepath.Join(b.dir, "state"), "CANARY="+canaryPassword, "NO_COLOR=1")
+	cmd.Env = b.env()
 	return cmd
+}
+
+func (b *metalBake) env() []string {
+	return append(os.Environ(), "DORUNNER_STATE_DIR="+filepath.Join(b.dir, "state"), "CANARY="+canaryPassword, "NO_COLOR=1")
 }
 
 // traces are what bakes in this directory have left on the machine: mounts, loop devices, processes, groups, files.
@@ -136,8 +140,12 @@ func TestMetalOffline(t *testing.T) {
 				if code != exitFailure {
 					t.Errorf("%s: exit code %d\n%s", when, code, events)
 				}
-			} else if out, err := b.command(t.Context(), append(again, "--dry-run")...).CombinedOutput(); err != nil { // it sweeps
-				t.Errorf("%s: the next bake: %v\n%s", when, err, out)
+			} else {
+				gc := exec.CommandContext(t.Context(), "dorunner-bake", "gc", "--yes")
+				gc.Env = b.env()
+				if out, err := gc.CombinedOutput(); err != nil {
+					t.Errorf("%s: gc: %v\n%s", when, err, out)
+				}
 			}
 			b.clean(when)
 		}
