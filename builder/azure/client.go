@@ -3,6 +3,7 @@ package azure
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -100,6 +101,7 @@ func newAPI(spec images.Azure, o Options) (*api, error) {
 			return nil, err
 		}
 	}
+	cred = helpful{cred, cmp.Or(spec.Auth, "default")}
 	sub, err := subscription(spec)
 	if err != nil {
 		return nil, err
@@ -131,7 +133,8 @@ func credential(kind string, conf cloud.Configuration) (azcore.TokenCredential, 
 	opts := azcore.ClientOptions{Cloud: conf}
 	var cred azcore.TokenCredential
 	var err error
-	switch cmp.Or(kind, "default") {
+	kind = cmp.Or(kind, "default")
+	switch kind {
 	case "default":
 		cred, err = azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{ClientOptions: opts})
 	case "cli":
@@ -150,9 +153,37 @@ func credential(kind string, conf cloud.Configuration) (azcore.TokenCredential, 
 		return nil, fmt.Errorf("azure.auth: %q is not known: write default, cli, environment, managed-identity or workload-identity", kind)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("azure credentials (%s): %w", kind, err)
+		return nil, noCredentials(kind, err)
 	}
 	return cred, nil
+}
+
+// remedies say what to do where a kind of credentials does not work.
+var remedies = map[string]string{ //nolint:gosec // no credentials, but where they are found
+	"default":           "run `az login`, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
+	"cli":               "install the Azure CLI and run `az login`, or leave --auth to default",
+	"environment":       "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH",
+	"managed-identity":  "give this machine an identity, and name it in AZURE_CLIENT_ID if it has several, or leave --auth to default",
+	"workload-identity": "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE, as AKS does for a labelled pod",
+}
+
+func noCredentials(kind string, err error) error {
+	why := strings.TrimRight(firstLine(err.Error()), " .")
+	return &sentence{fmt.Sprintf("no Azure credentials work (%s: %s): %s", kind, why, remedies[kind]), err}
+}
+
+// helpful is a credential that says what to do when it fails.
+type helpful struct {
+	azcore.TokenCredential
+	kind string
+}
+
+func (h helpful) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	t, err := h.TokenCredential.GetToken(ctx, o)
+	if err != nil && ctx.Err() == nil {
+		err = noCredentials(h.kind, err)
+	}
+	return t, err
 }
 
 // subscription is the spec's, the environment's, or the one that the Azure CLI is set to.

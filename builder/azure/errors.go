@@ -11,7 +11,6 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
-	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 )
 
 // code is Azure's code of an error; "" for any other error.
@@ -58,15 +57,11 @@ var forbidden = regexp.MustCompile(`to perform action '([^']+)' over scope '([^'
 
 // explain makes one sentence and what to do out of an SDK error, which prints as a page of headers.
 func explain(err error) error {
-	var auth *azidentity.AuthenticationFailedError
-	var required *azidentity.AuthenticationRequiredError
 	var e *azcore.ResponseError
 	var done *sentence
 	switch {
 	case err == nil || errors.As(err, &done):
 		return err
-	case errors.As(err, &auth), errors.As(err, &required), strings.Contains(err.Error(), "failed to acquire a token"):
-		return &sentence{"no Azure credentials work: run `az login`, or set AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET (" + firstLine(err.Error()) + ")", err}
 	case !errors.As(err, &e):
 		return err
 	}

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -72,4 +75,11 @@ func (s *azureAccount) flags(f *pflag.FlagSet) {
 }
 
 // open gives the subscription.
-func (s *azureAccount) open() (*azure.Cloud, error) { return azure.Open(s.spec, azure.Options{}) }
+func (s *azureAccount) open() (*azure.Cloud, error) {
+	for flag, words := range map[string][]string{s.spec.Cloud: azureClouds, s.spec.Auth: azureAuths} {
+		if !slices.Contains(words, flag) {
+			return nil, usageError{fmt.Errorf("%q is not known: it is one of %s", flag, strings.Join(words, ", "))}
+		}
+	}
+	return azure.Open(s.spec, azure.Options{})
+}
