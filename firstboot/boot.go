@@ -182,12 +182,23 @@ func (b *boot) onFailure(ctx context.Context, reason string) error {
 			b.spec.OnFailure = spec.OnFailure
 		}
 	}
+	m, marks := b.p.(Marker)
+	var given bool
+	if marks && b.id.InstanceID != "" { // a group that waits for this machine waits in vain, whatever on_failure is
+		var err error
+		if given, err = m.Failed(ctx); err != nil {
+			b.h.logf("the platform could not be told that first boot failed: %v", err)
+		}
+	}
 	switch b.spec.OnFailure {
 	case "poweroff":
 		_, err := b.h.Exec(ctx, "systemctl", "poweroff", "--no-block")
 		return err
 	case "unhealthy":
-		if m, ok := b.p.(Marker); ok {
+		switch {
+		case given, !marks && b.spec.HealthPort > 0: // the health probe tells
+			return nil
+		case marks:
 			return m.Unhealthy(ctx, reason)
 		}
 		return fmt.Errorf("the platform %s knows no health of machines: the machine stays", b.p.Name())

@@ -4,6 +4,7 @@ package firstboot
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/dorunner/dorunner-bake/firstboot/runner"
@@ -38,9 +39,29 @@ type Notice struct {
 	Complete  func(context.Context) error
 }
 
-// Marker is a Platform that can tell the outside how first boot ended: a launch hook completed or abandoned, an
-// instance set unhealthy.
+// Marker is a Platform that can tell the outside how first boot ended.
 type Marker interface {
+	// Online completes the launch hook of a group that waits for it.
 	Online(ctx context.Context) error
+	// Failed has such a group give this machine up; done says that one waited.
+	Failed(ctx context.Context) (done bool, err error)
+	// Unhealthy has the group replace a machine that it already counts on.
 	Unhealthy(ctx context.Context, reason string) error
 }
+
+// Load is how busy a machine is: of so many job slots, so many have a job.
+type Load struct{ Jobs, Slots int }
+
+// Publisher is a Platform with a store of metrics that groups are scaled on.
+type Publisher interface {
+	PublishLoad(ctx context.Context, l Load) error
+}
+
+// Protector is a Platform whose groups leave a protected machine alone when they shrink.
+type Protector interface {
+	// Protect may fail with ErrNotInService.
+	Protect(ctx context.Context, on bool) error
+}
+
+// ErrNotInService says that a group does not count on this machine, not yet or no more: it is in no danger.
+var ErrNotInService = errors.New("the machine is not in service")

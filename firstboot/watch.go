@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	watchEvery = 15 * time.Second
+	// watchEvery is short for the sake of scale-in protection: a job is seen within it.
+	watchEvery = 5 * time.Second
 	// silence is how long a runner with a free place may not poll before it is worth a question to GitLab.
 	silence = 2 * time.Minute
 	// fullPercent is how much of a disk has to be free: below it jobs fail for want of space.
@@ -23,6 +24,7 @@ const (
 // watcher is the life after the first boot.
 type watcher struct {
 	*boot
+	group *group
 	last  polls
 	since time.Time // when an answered poll was last seen to be one more
 }
@@ -30,6 +32,9 @@ type watcher struct {
 // Watch looks after the runner until ctx ends or the machine is drained: it keeps status.json true, and drains when
 // the platform says that the machine goes or, where the spec has it so, when the system shuts down.
 func Watch(ctx context.Context, h *Host, p Platform) error {
+	probed, stop := context.WithCancel(ctx)
+	defer stop()
+	go serveHealth(probed, h, p) // also where there is no runner to look after
 	b, err := resume(ctx, h, p)
 	for errors.Is(err, errNoRunner) { // the first boot failed early; a later one may not
 		if sleep(ctx, watchEvery) != nil {
@@ -40,12 +45,14 @@ func Watch(ctx context.Context, h *Host, p Platform) error {
 	if err != nil {
 		return err
 	}
-	w := &watcher{boot: b, since: time.Now()}
+	w := &watcher{boot: b, since: time.Now(), group: b.joinGroup(ctx)}
+	defer func() { w.group.stop() }()
 	notices := p.Notices(ctx)
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
 		if w.look(ctx) {
+			w.group.release(ctx)
 			return nil
 		}
 		select {
@@ -56,6 +63,7 @@ func Watch(ctx context.Context, h *Host, p Platform) error {
 				continue
 			}
 			h.logf("the platform says: %s (deadline %s)", n.Kind, n.Deadline.Format(time.RFC3339))
+			w.group.stop() // its slots are no capacity any more
 			return b.drain(ctx, drainLimit(time.Duration(b.spec.DrainTimeout), n.Deadline, h.Now()), n)
 		case <-ctx.Done():
 			if isTrue(b.spec.DrainOnShutdown) && b.systemStops() {
@@ -101,10 +109,14 @@ func (w *watcher) look(ctx context.Context) (drained bool) {
 		return false
 	}
 	was := w.report
-	w.report.State, w.report.Step, w.report.Error = runner.Online, "", ""
+	w.report.State, w.report.Step, w.report.Error, w.report.Elsewhere = runner.Online, "", "", false
 	if err != nil {
 		w.report.State, w.report.Step, w.report.Error = runner.Failed, "watch", w.redact(oneLine(err.Error()))
+		_, w.report.Elsewhere = errors.AsType[elsewhere](err)
+	} else {
+		w.group.tell(Load{Jobs: w.report.Jobs, Slots: w.spec.Concurrent})
 	}
+	w.report.Warnings = w.group.warnings(w.report.Warnings)
 	if was.State != w.report.State || (err != nil && was.Error == "") {
 		w.tell()
 	} else {
@@ -112,6 +124,9 @@ func (w *watcher) look(ctx context.Context) (drained bool) {
 	}
 	return false
 }
+
+// elsewhere marks a problem whose cause is not on this machine.
+type elsewhere struct{ error }
 
 // problem is what keeps this machine from taking jobs; nil when nothing does.
 func (w *watcher) problem(ctx context.Context) error {
@@ -161,10 +176,14 @@ func (w *watcher) askGitLab(ctx context.Context) error {
 	w.secrets = append(w.secrets, entries[at].Token)
 	_, err = w.gitlab.verify(ctx, entries[at].Token, w.report.SystemID)
 	if f, ok := errors.AsType[*refusal](err); ok && f.status == http.StatusForbidden {
-		return errors.New("GitLab no longer knows this runner: it was deleted there; make a new one and replace this machine")
+		err := errors.New("GitLab no longer knows this runner: it was deleted there; make a new one and replace this machine")
+		if w.journal.Kind == registrationToken { // another machine would register anew
+			return err
+		}
+		return elsewhere{err}
 	}
 	if err != nil {
-		return err
+		return elsewhere{err}
 	}
 	if time.Since(w.since) < silence {
 		return nil

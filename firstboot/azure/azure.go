@@ -24,7 +24,7 @@ const (
 // Options replace what the machine talks to; the zero value is Azure itself.
 type Options struct {
 	Metadata http.RoundTripper // reaches 169.254.169.254
-	API      http.RoundTripper // reaches Key Vault
+	API      http.RoundTripper // reaches Key Vault and Azure Monitor
 }
 
 // Platform is Azure. It is safe for concurrent use.
@@ -41,6 +41,7 @@ type machine struct {
 	firstboot.Identity
 	name     string // what scheduled events call it
 	identity string // client id of a user-assigned identity, or empty
+	scaleSet string // its resource id, or empty
 }
 
 // New makes the platform; it asks nothing yet.
@@ -76,10 +77,16 @@ func (p *Platform) machine(ctx context.Context) (machine, error) {
 	}
 	var doc struct {
 		Compute struct {
-			ID        string `json:"vmId"`
-			Name      string `json:"name"`
-			Location  string `json:"location"`
-			Zone      string `json:"zone"`
+			ID             string `json:"vmId"`
+			Name           string `json:"name"`
+			Location       string `json:"location"`
+			Zone           string `json:"zone"`
+			SubscriptionID string `json:"subscriptionId"`
+			ResourceGroup  string `json:"resourceGroupName"`
+			Uniform        string `json:"vmScaleSetName"`
+			Flexible       struct {
+				ID string `json:"id"`
+			} `json:"virtualMachineScaleSet"`
 			OSProfile struct {
 				ComputerName string `json:"computerName"`
 			} `json:"osProfile"`
@@ -96,7 +103,10 @@ func (p *Platform) machine(ctx context.Context) (machine, error) {
 	if c.ID == "" {
 		return machine{}, errors.New("instance metadata names no virtual machine")
 	}
-	m := machine{name: c.Name, Identity: firstboot.Identity{InstanceID: c.ID, Region: c.Location, Zone: c.Zone, Hostname: c.OSProfile.ComputerName, Overlay: map[string]string{}}}
+	m := machine{name: c.Name, scaleSet: c.Flexible.ID, Identity: firstboot.Identity{InstanceID: c.ID, Region: c.Location, Zone: c.Zone, Hostname: c.OSProfile.ComputerName, Overlay: map[string]string{}}}
+	if m.scaleSet == "" && c.Uniform != "" {
+		m.scaleSet = "/subscriptions/" + c.SubscriptionID + "/resourceGroups/" + c.ResourceGroup + "/providers/Microsoft.Compute/virtualMachineScaleSets/" + c.Uniform
+	}
 	for _, t := range c.Tags {
 		name := strings.ToLower(t.Name)
 		if name == tagIdentity {

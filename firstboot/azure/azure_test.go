@@ -165,3 +165,40 @@ func TestNotices(t *testing.T) {
 		}
 	})
 }
+
+// The platform tells its scale set how busy it is.
+var _ firstboot.Publisher = (*azure.Platform)(nil)
+
+func TestPublishLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := azuretest.New(t)
+		c.NoToken = 1 // its identity is seconds old
+		p := platform(c)
+		if err := p.PublishLoad(t.Context(), firstboot.Load{Jobs: 3, Slots: 4}); err != nil {
+			t.Fatal(err)
+		}
+		if len(c.Load) != 1 || fmt.Sprint(c.Load[0]) != "{[runners_3] 75 75 300 4}" {
+			t.Errorf("%+v", c.Load)
+		}
+		c.Refuse = 403
+		if err := p.PublishLoad(t.Context(), firstboot.Load{Slots: 4}); err == nil || !strings.Contains(err.Error(), "Monitoring Metrics Publisher on its scale set runners") {
+			t.Errorf("not allowed: %v", err)
+		}
+	})
+}
+
+func TestScaleSets(t *testing.T) {
+	for name, spoil := range map[string]func(map[string]any){
+		"uniform": func(c map[string]any) { delete(c, "virtualMachineScaleSet") },
+		"none":    func(c map[string]any) { delete(c, "virtualMachineScaleSet"); c["vmScaleSetName"] = "" },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := azuretest.New(t)
+			spoil(c.Compute)
+			err := platform(c).PublishLoad(t.Context(), firstboot.Load{Slots: 1})
+			if name == "uniform" && (err != nil || len(c.Load) != 1) || name == "none" && (err == nil || !strings.Contains(err.Error(), "no scale set")) {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
 
 	"github.com/dorunner/dorunner-bake/firstboot"
+	"github.com/dorunner/dorunner-bake/firstboot/runner"
 )
 
 // The tags of an instance that mean something here: "dorunner:KEY" overlays the runner's spec, but for the two that
@@ -24,12 +25,6 @@ const (
 	tagGroup         = "aws:autoscaling:groupName"
 	tagLaunchHook    = tagPrefix + "launch_hook"
 	tagTerminateHook = tagPrefix + "terminate_hook"
-)
-
-// The names of the lifecycle hooks where no tag says otherwise.
-const (
-	LaunchHook    = "dorunner-launch"
-	TerminateHook = "dorunner-terminate"
 )
 
 // Options replace what the machine talks to; the zero value is EC2 itself.
@@ -96,7 +91,7 @@ func (p *Platform) machine(ctx context.Context) (machine, error) {
 	}
 	m := machine{
 		Identity:   firstboot.Identity{InstanceID: doc.InstanceID, Region: doc.Region, Zone: doc.Zone, Overlay: map[string]string{}},
-		launchHook: LaunchHook, terminateHook: TerminateHook,
+		launchHook: runner.LaunchHook, terminateHook: runner.TerminateHook,
 	}
 	if m.Hostname, _, err = p.metadata.retry(ctx, "meta-data/local-hostname"); err != nil {
 		return machine{}, metadataFailure("the host name", err)

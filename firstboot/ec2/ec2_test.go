@@ -207,7 +207,7 @@ func TestIPv6OnlyUsesDualStackEndpoints(t *testing.T) {
 func TestNotices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := ec2test.New(t)
-		c.Hooks = []string{ec2.TerminateHook}
+		c.Hooks = []string{runner.TerminateHook}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		notices := platform(c).Notices(ctx)
@@ -230,7 +230,7 @@ func TestNotices(t *testing.T) {
 		if err := n.Complete(ctx); err != nil {
 			t.Error(err)
 		}
-		c.Hooks = []string{ec2.TerminateHook}
+		c.Hooks = []string{runner.TerminateHook}
 
 		c.Set("meta-data/autoscaling/target-lifecycle-state", "Terminated")
 		n = <-notices
@@ -273,8 +273,11 @@ func TestMarker(t *testing.T) {
 		{name: "online again", call: (*ec2.Platform).Online, want: []string{"CompleteLifecycleAction runners ours CONTINUE"}},
 		{name: "online without a group", setup: func(c *ec2test.Cloud) { delete(c.Paths, "meta-data/tags/instance") }, call: (*ec2.Platform).Online},
 		{name: "online without permission", setup: func(c *ec2test.Cloud) { c.Denied = true }, call: (*ec2.Platform).Online, want: []string{"CompleteLifecycleAction runners ours CONTINUE"}, err: "autoscaling:CompleteLifecycleAction"},
-		{name: "unhealthy while the hook waits", hooks: []string{"ours"}, call: unhealthy, want: []string{"CompleteLifecycleAction runners ours ABANDON"}},
-		{name: "unhealthy afterwards", call: unhealthy, want: []string{"CompleteLifecycleAction runners ours ABANDON", "SetInstanceHealth   Unhealthy"}},
+		{name: "failed while the hook waits", hooks: []string{"ours"}, call: failed(true), want: []string{"CompleteLifecycleAction runners ours ABANDON"}},
+		{name: "failed at a later boot", call: failed(false), want: []string{"CompleteLifecycleAction runners ours ABANDON"}},
+		{name: "failed without a group", setup: func(c *ec2test.Cloud) { delete(c.Paths, "meta-data/tags/instance") }, call: failed(false)},
+		{name: "failed without permission", setup: func(c *ec2test.Cloud) { c.Denied = true }, call: failed(false), want: []string{"CompleteLifecycleAction runners ours ABANDON"}, err: "autoscaling:CompleteLifecycleAction"},
+		{name: "unhealthy", call: unhealthy, want: []string{"SetInstanceHealth   Unhealthy"}},
 		{name: "unhealthy with tags off", setup: func(c *ec2test.Cloud) { delete(c.Paths, "meta-data/tags/instance") }, call: unhealthy, want: []string{"SetInstanceHealth   Unhealthy"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -300,5 +303,71 @@ func unhealthy(p *ec2.Platform, ctx context.Context) error {
 	return p.Unhealthy(ctx, "registration refused")
 }
 
-// The platform tells the outside how first boot ended.
-var _ firstboot.Marker = (*ec2.Platform)(nil)
+func failed(want bool) func(*ec2.Platform, context.Context) error {
+	return func(p *ec2.Platform, ctx context.Context) error {
+		done, err := p.Failed(ctx)
+		if done != want {
+			return fmt.Errorf("a hook waited: %t; %w", done, err)
+		}
+		return err
+	}
+}
+
+// The platform tells the outside how first boot ended, and its group how busy it is.
+var (
+	_ firstboot.Marker    = (*ec2.Platform)(nil)
+	_ firstboot.Protector = (*ec2.Platform)(nil)
+	_ firstboot.Publisher = (*ec2.Platform)(nil)
+)
+
+func TestProtect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := ec2test.New(t)
+		p := platform(c)
+		for _, on := range []bool{true, false} {
+			if err := p.Protect(t.Context(), on); err != nil || c.Protected != on {
+				t.Errorf("protected: %t, %v", c.Protected, err)
+			}
+		}
+		c.OutOfGroup = true
+		if err := p.Protect(t.Context(), true); !errors.Is(err, firstboot.ErrNotInService) {
+			t.Errorf("before its service: %v", err)
+		}
+		c.Denied = true
+		if err := p.Protect(t.Context(), true); err == nil || !strings.Contains(err.Error(), "autoscaling:SetInstanceProtection") {
+			t.Errorf("not allowed: %v", err)
+		}
+		c = ec2test.New(t)
+		delete(c.Paths, "meta-data/tags/instance")
+		if err := platform(c).Protect(t.Context(), true); err == nil || !strings.Contains(err.Error(), "InstanceMetadataTags") {
+			t.Errorf("without a group: %v", err)
+		}
+	})
+}
+
+// A group of three machines of different sizes: the metric's average is busy slots over capacity.
+func TestPublishLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := ec2test.New(t)
+		p := platform(c)
+		for _, l := range []firstboot.Load{{Jobs: 8, Slots: 8}, {Jobs: 0, Slots: 2}, {Jobs: 1, Slots: 30}} {
+			if err := p.PublishLoad(t.Context(), l); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var sum, count float64
+		for _, s := range c.Load {
+			sum, count = sum+s.Sum, count+s.Count
+		}
+		if len(c.Load) != 3 || sum/count != 100*9./40 || count != 40 {
+			t.Errorf("%+v", c.Load)
+		}
+		if !slices.Contains(c.Hosts, "monitoring.eu-west-1.amazonaws.com") {
+			t.Errorf("asked %q", c.Hosts)
+		}
+		c.Denied = true
+		if err := p.PublishLoad(t.Context(), firstboot.Load{Slots: 1}); err == nil || !strings.Contains(err.Error(), "cloudwatch:PutMetricData") {
+			t.Errorf("not allowed: %v", err)
+		}
+	})
+}

@@ -8,10 +8,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
+	"github.com/aws/aws-sdk-go-v2/service/cloudwatch"
+	cwtypes "github.com/aws/aws-sdk-go-v2/service/cloudwatch/types"
 	"github.com/aws/smithy-go"
 
 	"github.com/dorunner/dorunner-bake/firstboot"
+	"github.com/dorunner/dorunner-bake/firstboot/runner"
 )
 
 // noticeInterval is how often metadata is asked for the end: the documentation of both notices recommends five seconds.
@@ -113,23 +117,70 @@ func (p *Platform) Online(ctx context.Context) error {
 	return err
 }
 
-// Unhealthy has the group replace this instance: by abandoning the launch hook while it waits, by a failed health
-// check afterwards.
+// Failed has a group whose launch hook waits for this instance give it up: it is terminated, and a refresh stops.
+func (p *Platform) Failed(ctx context.Context) (done bool, err error) {
+	m, err := p.machine(ctx)
+	if err != nil || m.group == "" {
+		return false, err
+	}
+	return p.completeHook(ctx, m, m.launchHook, "ABANDON")
+}
+
+// Unhealthy has the group replace this instance by a failed health check.
 func (p *Platform) Unhealthy(ctx context.Context, _ string) error {
 	m, err := p.machine(ctx)
 	if err != nil {
 		return err
-	}
-	if m.group != "" {
-		if done, err := p.completeHook(ctx, m, m.launchHook, "ABANDON"); done {
-			return err
-		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiLimit)
 	defer cancel()
 	unhealthy, grace := "Unhealthy", false
 	_, err = p.autoscaling(m).SetInstanceHealth(ctx, &autoscaling.SetInstanceHealthInput{InstanceId: &m.InstanceID, HealthStatus: &unhealthy, ShouldRespectGracePeriod: &grace})
 	return groupFailure("autoscaling:SetInstanceHealth", err)
+}
+
+// Protect holds this instance in its group when that shrinks, or lets go of it.
+func (p *Platform) Protect(ctx context.Context, on bool) error {
+	m, err := p.machine(ctx)
+	if err != nil {
+		return err
+	}
+	if m.group == "" {
+		return errNoGroup
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiLimit)
+	defer cancel()
+	_, err = p.autoscaling(m).SetInstanceProtection(ctx, &autoscaling.SetInstanceProtectionInput{
+		AutoScalingGroupName: &m.group, InstanceIds: []string{m.InstanceID}, ProtectedFromScaleIn: &on})
+	var api smithy.APIError
+	if errors.As(err, &api) && api.ErrorCode() == "ValidationError" && strings.Contains(api.ErrorMessage(), "not in InService") {
+		return firstboot.ErrNotInService // its launch hook was completed a moment ago, or it is on its way out
+	}
+	return groupFailure("autoscaling:SetInstanceProtection", err)
+}
+
+// PublishLoad adds this instance's slots to its group's metric: a sample for each slot, 100 for one that is busy.
+func (p *Platform) PublishLoad(ctx context.Context, l firstboot.Load) error {
+	m, err := p.machine(ctx)
+	if err != nil {
+		return err
+	}
+	if m.group == "" {
+		return errNoGroup
+	}
+	if l.Slots <= 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiLimit)
+	defer cancel()
+	busy := 100 * float64(l.Jobs)
+	percent := busy / float64(l.Slots)
+	_, err = p.cloudwatch(m).PutMetricData(ctx, &cloudwatch.PutMetricDataInput{Namespace: aws.String(runner.LoadNamespace), MetricData: []cwtypes.MetricDatum{{
+		MetricName: aws.String(runner.LoadMetric), Unit: cwtypes.StandardUnitPercent,
+		Dimensions:      []cwtypes.Dimension{{Name: aws.String("AutoScalingGroupName"), Value: &m.group}},
+		StatisticValues: &cwtypes.StatisticSet{Sum: &busy, SampleCount: aws.Float64(float64(l.Slots)), Minimum: &percent, Maximum: &percent},
+	}}})
+	return groupFailure("cloudwatch:PutMetricData", err)
 }
 
 // completeHook ends a lifecycle action; done is false, without an error, when none waits.
@@ -150,6 +201,11 @@ func (p *Platform) completeHook(ctx context.Context, m machine, hook, result str
 func (p *Platform) autoscaling(m machine) *autoscaling.Client {
 	return autoscaling.New(autoscaling.Options{Region: m.Region, Credentials: p.credentials, HTTPClient: p.api, RetryMaxAttempts: 5,
 		EndpointOptions: autoscaling.EndpointResolverOptions{UseDualStackEndpoint: p.metadata.dualStack()}})
+}
+
+func (p *Platform) cloudwatch(m machine) *cloudwatch.Client {
+	return cloudwatch.New(cloudwatch.Options{Region: m.Region, Credentials: p.credentials, HTTPClient: p.api, RetryMaxAttempts: 5, DisableRequestCompression: true,
+		EndpointOptions: cloudwatch.EndpointResolverOptions{UseDualStackEndpoint: p.metadata.dualStack()}})
 }
 
 var errNoGroup error = &firstboot.Failure{Err: errors.New("the Auto Scaling group is unknown"), Final: true,

@@ -53,7 +53,7 @@ func Encode(s Spec, o EncodeOptions) ([]byte, error) {
 // Empty data changes nothing.
 func Decode(s *Spec, data []byte) error {
 	next := *s
-	for _, b := range []**bool{&next.RunUntagged, &next.Locked, &next.Debug, &next.DrainOnShutdown} {
+	for _, b := range []**bool{&next.RunUntagged, &next.Locked, &next.Debug, &next.DrainOnShutdown, &next.PublishLoad, &next.ProtectBusy} {
 		if *b != nil { // the decoder writes through pointers: into a spec that this one was copied from, too
 			v := **b
 			*b = &v

@@ -16,6 +16,7 @@ type Report struct {
 	SystemID    string    `json:"system_id,omitempty"`
 	Step        string    `json:"step,omitempty"`         // the step under way, or the one that failed
 	Error       string    `json:"error,omitempty"`        // one line: what failed and what to do
+	Elsewhere   bool      `json:"elsewhere,omitempty"`    // the cause is not on this machine: another in its place would fare no better
 	Uptime      float64   `json:"uptime_s,omitempty"`     // seconds since power-on
 	Registered  float64   `json:"registered_s,omitempty"` // seconds from the first step to the registration
 	FirstPoll   float64   `json:"first_poll_s,omitempty"` // seconds from the first step to the first answered poll
@@ -23,6 +24,12 @@ type Report struct {
 	LastPoll    time.Time `json:"last_poll,omitzero"`
 	Time        time.Time `json:"time,omitzero"`
 	Warnings    []string  `json:"warnings,omitempty"`
+}
+
+// Healthy says whether the machine should be left alone. One that drains is: its jobs are finishing. So is one that
+// fails for a cause elsewhere, or an outage of GitLab would have every machine replaced.
+func (r Report) Healthy() bool {
+	return r.State == Online || r.State == Draining || (r.State == Failed && r.Elsewhere)
 }
 
 // The states of a machine, in the order it goes through them.

@@ -46,6 +46,12 @@ type Spec struct {
 	// OnFailure is what a machine does whose first boot failed for good: "stay", "poweroff" or "unhealthy".
 	OnFailure string `yaml:"on_failure,omitempty"`
 	Vault     Vault  `yaml:"vault,omitempty"`
+	// PublishLoad has the machine publish once a minute how many of its job slots are busy, for its group to scale on;
+	// ProtectBusy has it hold scale-in protection while a job runs (EC2 Auto Scaling).
+	PublishLoad *bool `yaml:"publish_load,omitempty"`
+	ProtectBusy *bool `yaml:"protect_busy,omitempty"`
+	// HealthPort is where health probes on the machine itself (127.0.0.1, ::1) are answered; 0 does not listen.
+	HealthPort int `yaml:"health_port,omitempty"`
 }
 
 // Vault is the pair of files that DataOps jobs read their secrets from. Existing files are data and never overwritten.

@@ -71,6 +71,9 @@ func (s Spec) Validate() []Finding {
 	if s.CheckInterval < 0 || s.CheckInterval > 3600 {
 		bad("check_interval", fmt.Sprintf("%d is not between 1 and 3600 seconds", s.CheckInterval), "")
 	}
+	if s.HealthPort < 0 || s.HealthPort > 65535 {
+		bad("health_port", fmt.Sprintf("%d is not a port", s.HealthPort), "leave it out to answer no health probes")
+	}
 	oneOf("executor", s.Executor, "docker")
 	oneOf("register", s.Register, "container", "api")
 	oneOf("on_failure", s.OnFailure, "stay", "poweroff", "unhealthy")

@@ -63,7 +63,7 @@ func TestLifeInAGroup(t *testing.T) {
 					t.Errorf("%+v %v", r, err)
 				}
 
-				cloud.Hooks = []string{ec2.TerminateHook}
+				cloud.Hooks = []string{runner.TerminateHook}
 				d.job = tt.job
 				watched := make(chan error, 1)
 				go func() { watched <- firstboot.Watch(ctx, h, p) }()

@@ -1,5 +1,5 @@
 // Package azuretest is Azure around one virtual machine, in this process: the instance metadata service, as its
-// documentation describes it, and one key vault. What the real services would refuse fails the test.
+// documentation describes it, one key vault, and the metrics of its scale set. What the real services would refuse fails the test.
 package azuretest
 
 import (
@@ -26,17 +26,28 @@ type Cloud struct {
 	Secrets  map[string]string
 	Refuse   int      // the vault's status instead of an answer
 	Approved []string // ids of events
+	Load     []Sample // what was put into the scale set's metric
 
 	t      testing.TB
 	mu     sync.Mutex
 	events []map[string]any
 }
 
+// Sample is one series of the metric.
+type Sample struct {
+	Machine              []string `json:"dimValues"`
+	Min, Max, Sum, Count float64
+}
+
+// ScaleSet is the resource id of the machine's scale set.
+const ScaleSet = "/subscriptions/8d10da13/resourceGroups/ci/providers/Microsoft.Compute/virtualMachineScaleSets/runners"
+
 // New makes the cloud, with everything in place.
 func New(t testing.TB) *Cloud {
 	tag := func(name, value string) map[string]string { return map[string]string{"name": name, "value": value} }
 	return &Cloud{t: t, Compute: map[string]any{
-		"vmId": "02aab8a4-74ef-476e-8182-f6d2ba4166a6", "name": "runners_3", "location": "westeurope", "zone": "2",
+		"vmId": "02aab8a4-74ef-476e-8182-f6d2ba4166a6", "name": "runners_3", "location": "westeurope", "zone": "2", "subscriptionId": "8d10da13", "resourceGroupName": "ci",
+		"virtualMachineScaleSet": map[string]string{"id": ScaleSet}, "vmScaleSetName": "runners",
 		"osProfile": map[string]string{"computerName": "runners000003"},
 		// Each test has an identity of its own: the SDK keeps tokens for the whole process.
 		"tagsList": []any{tag("Dorunner-Name", "dataops-runner-amsterdam"), tag("dorunner-tags", "amsterdam"), tag("owner", "x"), tag("dorunner-identity", t.Name())},
@@ -58,7 +69,7 @@ func (c *Cloud) Schedule(id, kind, notBefore string, resources ...string) {
 // Metadata reaches the metadata service.
 func (c *Cloud) Metadata() http.RoundTripper { return metadata{c} }
 
-// API reaches the vault.
+// API reaches the vault and the metrics.
 func (c *Cloud) API() http.RoundTripper { return vault{c} }
 
 // Answer is a response with a JSON body; a string is sent as it is.
@@ -110,11 +121,12 @@ func (m metadata) RoundTrip(r *http.Request) (*http.Response, error) {
 		if c.Tokens <= c.NoToken {
 			return Answer(r, 400, `{"error":"invalid_request","error_description":"Identity not found"}`), nil
 		}
-		if q.Get("resource") != "https://vault.azure.net" {
+		token, ok := map[string]string{"https://vault.azure.net": "the-token", "https://monitoring.azure.com/": "the-monitor-token"}[q.Get("resource")]
+		if !ok {
 			c.t.Errorf("a token for %q", q.Get("resource"))
 		}
 		c.Client = q.Get("client_id")
-		return Answer(r, 200, map[string]string{"access_token": "the-token", "expires_in": "86400", "expires_on": fmt.Sprint(time.Now().Add(24 * time.Hour).Unix()), "resource": q.Get("resource"), "token_type": "Bearer"}), nil
+		return Answer(r, 200, map[string]string{"access_token": token, "expires_in": "86400", "expires_on": fmt.Sprint(time.Now().Add(24 * time.Hour).Unix()), "resource": q.Get("resource"), "token_type": "Bearer"}), nil
 	case "GET /metadata/scheduledevents":
 		return Answer(r, 200, map[string]any{"DocumentIncarnation": 1, "Events": c.events}), nil
 	case "POST /metadata/scheduledevents":
@@ -136,6 +148,9 @@ func (v vault) RoundTrip(r *http.Request) (*http.Response, error) {
 	c := v.Cloud
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if r.URL.Host == "westeurope.monitoring.azure.com" {
+		return c.metrics(r)
+	}
 	if r.URL.Scheme != "https" || r.URL.Host != "kv.vault.azure.net" {
 		c.t.Errorf("the secret was looked for at %s", r.URL)
 	}
@@ -158,4 +173,38 @@ func (v vault) RoundTrip(r *http.Request) (*http.Response, error) {
 		return fail(404, "SecretNotFound")
 	}
 	return Answer(r, 200, map[string]any{"value": value, "id": r.URL.String()}), nil
+}
+
+// metrics takes custom metrics for the scale set (Azure Monitor, "Ingest custom metrics using the REST API").
+func (c *Cloud) metrics(r *http.Request) (*http.Response, error) {
+	if r.Method != http.MethodPost || r.URL.Scheme != "https" || r.URL.Path != ScaleSet+"/metrics" || r.Header.Get("Content-Type") != "application/json" {
+		c.t.Errorf("%s %s is not how a metric is published", r.Method, r.URL)
+		return Answer(r, 404, "{}"), nil
+	}
+	if c.Refuse != 0 {
+		return Answer(r, c.Refuse, "{}"), nil
+	}
+	if got := r.Header.Get("Authorization"); got != "Bearer the-monitor-token" {
+		c.t.Errorf("authorization %q", got)
+	}
+	var in struct {
+		Time time.Time
+		Data struct {
+			BaseData struct {
+				Metric, Namespace string
+				DimNames          []string
+				Series            []Sample
+			}
+		}
+	}
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	err := d.Decode(&in)
+	b := in.Data.BaseData
+	if err != nil || time.Since(in.Time).Abs() > 4*time.Minute || b.Metric != "BusySlots" || b.Namespace != "DORunner" || len(b.DimNames) != 1 || len(b.Series) != 1 || len(b.Series[0].Machine) != 1 {
+		c.t.Errorf("not the scale set's metric: %+v %v", in, err)
+		return Answer(r, 400, "{}"), nil
+	}
+	c.Load = append(c.Load, b.Series...)
+	return Answer(r, 200, ""), nil
 }

@@ -1,5 +1,5 @@
 // Package ec2test is EC2 around one instance, in this process: strict instance metadata (IMDSv2 at both addresses)
-// and the calls to Parameter Store, Secrets Manager and Auto Scaling that a first boot makes. What the real services
+// and the calls to Parameter Store, Secrets Manager, Auto Scaling and CloudWatch that a machine makes. What the real services
 // would refuse, or was not asked as they want it, fails the test.
 package ec2test
 
@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/aws/smithy-go/encoding/cbor"
 )
 
 // Cloud is EC2 around the instance i-0123 of the group "runners" in eu-west-1. Its exported fields are set before it
@@ -32,11 +34,17 @@ type Cloud struct {
 	Throttled  int      // answers of "too many" before the services work
 	Hooks      []string // lifecycle actions that wait
 	Hosts      []string // where the services were asked
+	OutOfGroup bool     // the group does not count on the instance, yet or any more
+	Protected  bool     // from scale-in
+	Load       []Sample // what was put into the group's metric
 
 	t     testing.TB
 	mu    sync.Mutex
 	calls []string // what the services were asked
 }
+
+// Sample is one datum of the metric.
+type Sample struct{ Sum, Count, Min, Max float64 }
 
 // New makes the cloud, with everything in place.
 func New(t testing.TB) *Cloud {
@@ -60,6 +68,13 @@ func (c *Cloud) Set(path, text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.Paths[path] = text
+}
+
+// Get reads or changes exported fields while the cloud is in use.
+func (c *Cloud) Get(f func() bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return f()
 }
 
 // Did lists the calls to services whose text contains part.
@@ -157,8 +172,11 @@ func (a api) RoundTrip(r *http.Request) (*http.Response, error) {
 	if auth := r.Header.Get("Authorization"); !strings.Contains(auth, "Credential=AKID/") || !strings.Contains(auth, "/eu-west-1/"+service+"/aws4_request") || r.Header.Get("X-Amz-Security-Token") != "SESSION" {
 		c.t.Errorf("%s: not signed by the role for the region: %q", service, auth)
 	}
-	if service == "autoscaling" {
+	switch service {
+	case "autoscaling":
 		return c.autoscaling(r, string(b))
+	case "monitoring":
+		return c.cloudwatch(r, b)
 	}
 	target := r.Header.Get("X-Amz-Target")
 	c.calls = append(c.calls, target+" "+string(b))
@@ -205,16 +223,76 @@ func (a api) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// autoscaling is the three actions of the Auto Scaling API's query protocol.
+// cloudwatch is PutMetricData in the RPC v2 CBOR protocol (smithy.io), for this group's metric alone.
+func (c *Cloud) cloudwatch(r *http.Request, body []byte) (*http.Response, error) {
+	c.calls = append(c.calls, r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:])
+	answer := func(status int, v cbor.Map) (*http.Response, error) {
+		resp := Answer(r, status, string(cbor.Encode(v)))
+		resp.Header.Set("Content-Type", "application/cbor")
+		resp.Header.Set("Smithy-Protocol", "rpc-v2-cbor")
+		return resp, nil
+	}
+	if c.Denied {
+		return answer(400, cbor.Map{"__type": cbor.String("com.amazonaws.cloudwatch#AccessDenied"), "message": cbor.String("User: the-role is not authorized")})
+	}
+	if r.URL.Path != "/service/GraniteServiceVersion20100801/operation/PutMetricData" || r.Header.Get("Smithy-Protocol") != "rpc-v2-cbor" {
+		c.t.Errorf("unknown call %s", r.URL.Path)
+		return answer(404, cbor.Map{})
+	}
+	v, err := cbor.Decode(body)
+	if err != nil {
+		return nil, err
+	}
+	at := func(v cbor.Value, path ...any) cbor.Value { // nil for what is not there
+		for _, p := range path {
+			switch key := p.(type) {
+			case string:
+				m, _ := v.(cbor.Map)
+				v = m[key]
+			case int:
+				l, _ := v.(cbor.List)
+				if len(l) != key+1 { // the last one of its list, and so the only one
+					return nil
+				}
+				v = l[key]
+			}
+		}
+		return v
+	}
+	datum := at(v, "MetricData", 0)
+	for want, got := range map[string]cbor.Value{
+		"DORunner": at(v, "Namespace"), "BusySlots": at(datum, "MetricName"), "Percent": at(datum, "Unit"),
+		"AutoScalingGroupName": at(datum, "Dimensions", 0, "Name"), "runners": at(datum, "Dimensions", 0, "Value"),
+	} {
+		if got != cbor.String(want) {
+			c.t.Errorf("PutMetricData says %v where the group's metric has %q", got, want)
+		}
+	}
+	number := func(key string) float64 {
+		f, err := cbor.AsFloat64(at(datum, "StatisticValues", key))
+		if err != nil {
+			c.t.Errorf("PutMetricData: %s: %v", key, err)
+		}
+		return f
+	}
+	s := Sample{number("Sum"), number("SampleCount"), number("Minimum"), number("Maximum")}
+	if s.Count < 1 || s.Min > s.Sum/s.Count || s.Max < s.Sum/s.Count {
+		c.t.Errorf("PutMetricData: the statistics contradict themselves: %+v", s)
+	}
+	c.Load = append(c.Load, s)
+	return answer(200, cbor.Map{})
+}
+
+// autoscaling is the four actions of the Auto Scaling API's query protocol.
 func (c *Cloud) autoscaling(r *http.Request, body string) (*http.Response, error) {
 	form, err := url.ParseQuery(body)
 	if err != nil {
 		return nil, err
 	}
 	action := form.Get("Action")
-	c.calls = append(c.calls, strings.TrimSpace(fmt.Sprint(action, " ", form.Get("AutoScalingGroupName"), " ", form.Get("LifecycleHookName"), " ", form.Get("LifecycleActionResult"), form.Get("HealthStatus"))))
-	if form.Get("InstanceId") != "i-0123" {
-		c.t.Errorf("%s for instance %q", action, form.Get("InstanceId"))
+	c.calls = append(c.calls, strings.TrimSpace(fmt.Sprint(action, " ", form.Get("AutoScalingGroupName"), " ", form.Get("LifecycleHookName"), " ", form.Get("LifecycleActionResult"), form.Get("HealthStatus"), form.Get("ProtectedFromScaleIn"))))
+	if id := form.Get("InstanceId") + form.Get("InstanceIds.member.1"); id != "i-0123" {
+		c.t.Errorf("%s for instance %q", action, id)
 	}
 	fail := func(code, message string) (*http.Response, error) {
 		return Answer(r, 400, fmt.Sprintf(`<ErrorResponse xmlns="http://autoscaling.amazonaws.com/doc/2011-01-01/"><Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error><RequestId>1</RequestId></ErrorResponse>`, code, message)), nil
@@ -238,6 +316,14 @@ func (c *Cloud) autoscaling(r *http.Request, body string) (*http.Response, error
 			return fail("ValidationError", "No active Lifecycle Action found with instance ID i-0123")
 		}
 	case "SetInstanceHealth":
+	case "SetInstanceProtection":
+		if c.OutOfGroup {
+			return fail("ValidationError", "The instance i-0123 is not in InService or EnteringStandby or Standby.")
+		}
+		if form.Get("AutoScalingGroupName") != "runners" {
+			return fail("ValidationError", "AutoScalingGroup name not found")
+		}
+		c.Protected = form.Get("ProtectedFromScaleIn") == "true"
 	default:
 		c.t.Errorf("unknown action %s", action)
 		return fail("InvalidAction", action)
