@@ -2,8 +2,6 @@ package firstboot
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/dorunner/dorunner-bake/firstboot/runner"
 )
 
 // configDir is what the runner's container sees as /etc/gitlab-runner.
@@ -33,13 +33,6 @@ func (b *boot) configMount() string {
 
 var systemIDForm = regexp.MustCompile(`^[sr]_[0-9a-zA-Z]{12}$`)
 
-// systemIDOf derives the name under which GitLab knows this machine among those that share a runner. The same
-// instance always has the same one, so a machine that registers again is the same manager.
-func systemIDOf(instanceID string) string {
-	sum := sha256.Sum256([]byte("dorunner system id of " + instanceID))
-	return "s_" + hex.EncodeToString(sum[:6])
-}
-
 // hasSystemID takes the derived id, or the one of a runner that was set up here before this program came.
 func (b *boot) hasSystemID(context.Context) (bool, error) {
 	data, err := b.h.readFile(b.systemIDFile())
@@ -47,7 +40,7 @@ func (b *boot) hasSystemID(context.Context) (bool, error) {
 		return false, err
 	}
 	have := strings.TrimSpace(string(data))
-	if have != systemIDOf(b.id.InstanceID) {
+	if have != runner.SystemID(b.id.InstanceID) {
 		_, registered, err := b.findEntry(b.configFile())
 		if err != nil || !registered || !systemIDForm.MatchString(have) {
 			return false, err
@@ -58,7 +51,7 @@ func (b *boot) hasSystemID(context.Context) (bool, error) {
 }
 
 func (b *boot) writeSystemID(context.Context) error {
-	return b.h.writeFile(b.systemIDFile(), []byte(systemIDOf(b.id.InstanceID)))
+	return b.h.writeFile(b.systemIDFile(), []byte(runner.SystemID(b.id.InstanceID)))
 }
 
 // findEntry looks for our runner in a config.toml: its name and URL are ours, and it has a token.

@@ -120,8 +120,8 @@ func TestOverlay(t *testing.T) {
 func TestSystemID(t *testing.T) {
 	seen := map[string]bool{}
 	for i := range 1000 {
-		id := systemIDOf(fmt.Sprintf("i-%d", i))
-		if !systemIDForm.MatchString(id) || seen[id] || id != systemIDOf(fmt.Sprintf("i-%d", i)) {
+		id := runner.SystemID(fmt.Sprintf("i-%d", i))
+		if !systemIDForm.MatchString(id) || seen[id] || id != runner.SystemID(fmt.Sprintf("i-%d", i)) {
 			t.Fatalf("i-%d: %q", i, id)
 		}
 		seen[id] = true

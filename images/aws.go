@@ -47,7 +47,7 @@ var awsTarget = target{
 		}
 		fill(reflect.ValueOf(&s.AWS).Elem(), reflect.ValueOf(AWS{Sizes: []string{size}, SSHPort: 22, SSHTimeout: runner.Duration(5 * time.Minute)}))
 		fill(reflect.ValueOf(&s.Image).Elem(), reflect.ValueOf(Image{DiskGB: minDiskGB}))
-		s.Fleet.defaults(s.AWS.Sizes)
+		s.Fleet.defaults(s.Runner, s.AWS.Sizes)
 	},
 	files: func(s *Spec) []*string { return []*string{&s.AWS.FromDisk} },
 	base:  func(s *Spec) string { return s.AWS.BaseImage },

@@ -41,7 +41,7 @@ var azureTarget = target{
 			Sizes: []string{size}, Version: "auto", Cloud: "public", Auth: "default",
 		}))
 		fill(reflect.ValueOf(&s.Image).Elem(), reflect.ValueOf(Image{DiskGB: minDiskGB}))
-		s.Fleet.defaults(s.Azure.Sizes)
+		s.Fleet.defaults(s.Runner, s.Azure.Sizes)
 	},
 	files: func(s *Spec) []*string { return []*string{&s.Azure.FromVHD} },
 	base:  func(*Spec) string { return "" },

@@ -167,6 +167,9 @@ func (h *House) Console(ctx context.Context, region, id string) (string, error) 
 // EC2 is the client for a region, with this program's deadlines and retries.
 func (h *House) EC2(region string) *ec2.Client { return h.a.in(region) }
 
+// Config is the account's configuration, with this program's retries, for services that have no client here.
+func (h *House) Config() sdk.Config { return h.a.cfg }
+
 // Prune removes, per region and family, all but the newest keep images that nothing uses. With yes false it only tells.
 func (h *House) Prune(ctx context.Context, regions []string, keep int, yes bool) (gone, kept []Image, err error) {
 	var mu sync.Mutex

@@ -42,7 +42,7 @@ Exit codes: 0 done, 1 failed (nothing is left behind, or it is named), 2 the spe
 	}
 	add(root, "Write a spec:", initCmd(a), validateCmd(a))
 	add(root, "Tell machines who they are:", userDataCmd(a), isoCmd(a), lintCmd(a))
-	add(root, "Run machines:", launchCmd(a))
+	add(root, "Run machines:", launchCmd(a), fleetCmd(a))
 	add(root, "Keep house:", imagesCmd(a), gcCmd(a))
 	root.AddCommand(versionCmd(a))
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })

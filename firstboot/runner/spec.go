@@ -4,6 +4,8 @@
 package runner
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"time"
 )
 
@@ -70,6 +72,13 @@ type Facts struct {
 	Hostname   string
 	Region     string
 	Zone       string
+}
+
+// SystemID is the name under which GitLab knows a machine among those that share a runner. The same instance always has
+// the same one, so a machine that registers again is the same manager.
+func SystemID(instanceID string) string {
+	sum := sha256.Sum256([]byte("dorunner system id of " + instanceID))
+	return "s_" + hex.EncodeToString(sum[:6])
 }
 
 // Duration is a time.Duration that reads and writes as "90s".

@@ -1,0 +1,483 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dorunner/dorunner-bake/builder"
+	"github.com/dorunner/dorunner-bake/firstboot/runner"
+)
+
+// Cloud is one group on one cloud's engine. What it changes, the changes of Plan and Remains do.
+type Cloud interface {
+	// Plan reads the cloud and lists what has to be done, in order, for the group to be as the spec has it; the
+	// replacement of machines last. It names what cannot be (a foreign resource of our name, an image that is not there).
+	Plan(ctx context.Context) ([]Change, error)
+	// Remains lists everything that there is of the group, in order of removal, and nothing of anybody else's.
+	Remains(ctx context.Context) ([]Change, error)
+	// Census lists the group's machines.
+	Census(ctx context.Context) (*Census, error)
+	// Console is what a machine printed so far, also for a while after its end.
+	Console(ctx context.Context, id string) (string, error)
+}
+
+// Roller is a Cloud whose engine can be stopped while it replaces machines.
+type Roller interface {
+	// StopRoll ends the roll under way: it leaves the machines as they are, or brings the old ones back.
+	StopRoll(ctx context.Context, rollback bool) error
+}
+
+// Scaler is a Cloud whose group can be given another size.
+type Scaler interface {
+	Scale(ctx context.Context, machines int) error
+}
+
+// Cleaner is a Cloud that can have one machine replaced.
+type Cleaner interface {
+	Replace(ctx context.Context, id string) error
+}
+
+// Options are how Apply, Replace and Destroy go about it.
+type Options struct {
+	Progress builder.Progress
+	// Confirm is asked before anything changes; an error ends it all. Nil asks nobody.
+	Confirm func([]Change) error
+	NoRoll  bool          // leave running machines as they are
+	NoWait  bool          // end once the cloud knows what it is to do
+	Timeout time.Duration // how long until all runners are online, or all machines gone; 0: the time of two first boots
+	Ledger  string        // file that names what was created until the end; it also keeps two from working on one group
+	// OnInterrupt decides about a roll under way when ctx ends; nil leaves it to the cloud, which goes on with it.
+	OnInterrupt func() Interrupt
+}
+
+// Interrupt is what becomes of a roll that nobody waits for any more.
+type Interrupt int
+
+// The choices.
+const (
+	GoOn     Interrupt = iota // the cloud goes on with it
+	Stop                      // it ends here: some machines are new, some old
+	Rollback                  // the old machines come back
+)
+
+// Apply makes the group what the spec wants, and waits until its runners are online. Without differences it changes
+// nothing.
+func Apply(ctx context.Context, g *Group, c Cloud, o Options) (changed []Change, err error) {
+	r := &run{g: g, c: c, Options: o}
+	return r.changes, r.steps(ctx,
+		step{"plan", r.plan},           // read the cloud, list what differs
+		step{"confirm", r.confirm},     // nothing has changed so far
+		step{"change", r.change},       // one after the other, each in the ledger the moment it exists
+		step{"verify", r.verify},       // the cloud has it as the spec does
+		step{"roll", r.follow},         // machines of an older template are being replaced
+		step{"online", r.awaitRunners}, // as many as wanted, or which one is not and why
+	)
+}
+
+// Destroy removes everything of the group's and nothing else; running jobs finish first, within the drain's limit.
+func Destroy(ctx context.Context, g *Group, c Cloud, o Options) error {
+	r := &run{g: g, c: c, Options: o}
+	return r.steps(ctx,
+		step{"look", r.remains},    // by tag and name; what is not ours is not touched
+		step{"confirm", r.confirm}, // nothing has changed so far
+		step{"remove", r.change},   // the group first, which drains its machines; then what they used
+		step{"verify", r.gone},     // nothing is left
+	)
+}
+
+// step is one of a pipeline.
+type step struct {
+	name string
+	do   func(context.Context) error
+}
+
+// run is one command under way.
+type run struct {
+	g *Group
+	c Cloud
+	Options
+	changes []Change
+	ledger  *builder.Ledger
+	rolled  bool
+}
+
+// errNothing ends a pipeline that has nothing to do.
+var errNothing = errors.New("nothing to do")
+
+func (r *run) steps(ctx context.Context, list ...step) (err error) {
+	if r.Ledger != "" {
+		if r.ledger, err = builder.OpenLedger(r.Ledger); errors.Is(err, builder.ErrLedgerHeld) {
+			return fmt.Errorf("another dorunner-bake works on fleet %s on this machine: wait until it is done", r.g.Name)
+		} else if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, r.ledger.Close()) }()
+	}
+	for _, s := range list {
+		began := time.Now()
+		r.Progress.Step(s.name)
+		err := s.do(ctx)
+		if errors.Is(err, errNothing) {
+			r.Progress.StepDone(s.name, time.Since(began), nil)
+			break
+		}
+		r.Progress.StepDone(s.name, time.Since(began), err)
+		if err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", s.name, err), r.unfinished())
+		}
+	}
+	return r.forget()
+}
+
+// unfinished says what an attempt that failed has made so far.
+func (r *run) unfinished() error {
+	if r.ledger == nil || len(r.ledger.Entries()) == 0 {
+		return nil
+	}
+	var names []string
+	for _, e := range r.ledger.Entries() {
+		names = append(names, e.String())
+	}
+	return fmt.Errorf("so far there is: %s. The same command goes on from here; `dorunner-bake fleet destroy` removes it", strings.Join(names, ", "))
+}
+
+// forget empties the ledger: what it names is finished, or gone.
+func (r *run) forget() error {
+	if r.ledger == nil {
+		return nil
+	}
+	var errs []error
+	for _, e := range r.ledger.Entries() {
+		errs = append(errs, r.ledger.Keep(e.Kind, e.ID))
+	}
+	return errors.Join(errs...)
+}
+
+func (r *run) plan(ctx context.Context) (err error) {
+	if r.changes, err = r.c.Plan(ctx); err != nil {
+		return err
+	}
+	if r.NoRoll {
+		r.changes = slices.DeleteFunc(r.changes, func(c Change) bool { return c.Action == Roll })
+	}
+	if len(r.changes) == 0 {
+		r.Progress.Info("fleet %s is as the spec has it", r.g.Name)
+	}
+	return nil
+}
+
+func (r *run) remains(ctx context.Context) (err error) {
+	r.changes, err = r.c.Remains(ctx)
+	if err == nil && len(r.changes) == 0 {
+		r.Progress.Info("there is nothing of fleet %s", r.g.Name)
+	}
+	return err
+}
+
+func (r *run) confirm(context.Context) error {
+	if r.Confirm == nil || len(r.changes) == 0 {
+		return nil
+	}
+	return r.Confirm(r.changes)
+}
+
+// change makes the changes. Each is finished even when the user interrupts: only between them is a good place to stop.
+func (r *run) change(ctx context.Context) error {
+	for _, c := range r.changes {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		r.Progress.Info("%s %s %s", marks[c.Action], c.Kind, c.Name)
+		err := c.Do(ctx, func(id string) error {
+			if r.ledger == nil {
+				return nil
+			}
+			return r.ledger.Record(builder.Entry{Kind: c.Kind, ID: id}, nil)
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", c, err)
+		}
+		r.rolled = r.rolled || c.Action == Roll
+	}
+	return nil
+}
+
+// The times of waiting.
+const (
+	lookEvery = 5 * time.Second
+	// settling is how long a cloud may go on answering with what was before a change.
+	settling = time.Minute
+)
+
+// verify reads the cloud again: what does not stay as it was set is an error here and not a surprise later.
+func (r *run) verify(ctx context.Context) error {
+	if len(r.changes) == 0 {
+		return nil
+	}
+	return r.until(ctx, settling, func(ctx context.Context) (bool, error) {
+		left, err := r.c.Plan(ctx)
+		if err != nil {
+			return false, err
+		}
+		left = slices.DeleteFunc(left, func(c Change) bool { return c.Action == Roll })
+		if len(left) == 0 {
+			return true, nil
+		}
+		return false, fmt.Errorf("%w: %s", errUnsettled, left[0])
+	})
+}
+
+func (r *run) gone(ctx context.Context) error {
+	return r.until(ctx, settling, func(ctx context.Context) (bool, error) {
+		left, err := r.c.Remains(ctx)
+		if err != nil {
+			return false, err
+		}
+		if len(left) == 0 {
+			return true, nil
+		}
+		return false, fmt.Errorf("%w: %s", errUnsettled, left[0])
+	})
+}
+
+// errUnsettled is a state that may still come right.
+var errUnsettled = errors.New("the cloud still lacks this")
+
+// until looks again and again, at once first. What is unsettled at the end of the limit is the error.
+func (r *run) until(ctx context.Context, limit time.Duration, look func(context.Context) (bool, error)) error {
+	for began := time.Now(); ; {
+		done, err := look(ctx)
+		switch {
+		case done:
+			return nil
+		case err != nil && !errors.Is(err, errUnsettled):
+			return err
+		case time.Since(began) >= limit && err != nil:
+			return fmt.Errorf("%w after %s", err, limit)
+		case time.Since(began) >= limit:
+			return fmt.Errorf("not within %s", limit)
+		}
+		if err := sleep(ctx, lookEvery); err != nil {
+			return err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// follow waits for the roll that change began.
+func (r *run) follow(ctx context.Context) error {
+	if !r.rolled || r.NoWait {
+		return nil
+	}
+	return Follow(ctx, r.c, r.Options)
+}
+
+// Follow tells how far a roll is until it ends. Interrupted, it does as OnInterrupt decides.
+func Follow(ctx context.Context, c Cloud, o Options) error {
+	r := &run{c: c, Options: o}
+	told := ""
+	for unseen := 0; ; {
+		census, err := c.Census(ctx)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		var roll *Rolling
+		if err == nil {
+			roll = census.Roll
+		}
+		switch {
+		case ctx.Err() != nil:
+			return r.interrupted(ctx)
+		case roll == nil: // it began a moment ago
+			if unseen++; unseen > int(settling/lookEvery) {
+				return errors.New("there is no roll to follow")
+			}
+		case roll.Done && roll.Failed:
+			return fmt.Errorf("the roll ended as %s: %s; %s", roll.Status, orNone(roll.Reason), r.why(ctx, census))
+		case roll.Done:
+			r.Progress.Count("roll", 100, 100, "%")
+			return nil
+		default:
+			r.Progress.Count("roll", int64(roll.Percent), 100, "%")
+			if text := fmt.Sprintf("roll %s, %d%%, %d machines to go; %s", roll.Status, roll.Percent, roll.Left, census); text != told {
+				told = text
+				r.Progress.Info("%s", text)
+			}
+		}
+		if err := sleep(ctx, lookEvery); err != nil {
+			return r.interrupted(ctx)
+		}
+	}
+}
+
+// interrupted does with the roll under way what was chosen.
+func (r *run) interrupted(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	choice := GoOn
+	if r.OnInterrupt != nil {
+		choice = r.OnInterrupt()
+	}
+	roller, can := r.c.(Roller)
+	if choice == GoOn || !can {
+		return fmt.Errorf("%w: the cloud goes on with the roll; `dorunner-bake fleet roll --follow` tells how far it is, --cancel and --rollback end it", cause)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
+	defer cancel()
+	if err := roller.StopRoll(ctx, choice == Rollback); err != nil {
+		return errors.Join(cause, fmt.Errorf("the roll could not be stopped: %w", err))
+	}
+	if choice == Rollback {
+		return fmt.Errorf("%w: the cloud brings the old machines back", cause)
+	}
+	return fmt.Errorf("%w: the roll has been stopped; some machines are new, some old", cause)
+}
+
+// failuresEnough is how many first boots may fail before waiting is pointless: the next will fail in the same way.
+const failuresEnough = 3
+
+// awaitRunners waits until as many machines as wanted are serving, which they are once their runners are online.
+func (r *run) awaitRunners(ctx context.Context) error {
+	if r.NoWait {
+		return nil
+	}
+	limit := r.Timeout
+	if limit == 0 {
+		limit = 2 * r.g.BootLimit()
+	}
+	var census *Census
+	told := ""
+	coming, failed := map[string]bool{}, map[string]bool{}
+	err := r.until(ctx, limit, func(ctx context.Context) (bool, error) {
+		now, err := r.c.Census(ctx)
+		if err != nil {
+			return false, err
+		}
+		census = now
+		if text := census.String(); text != told {
+			told = text
+			r.Progress.Info("%s", text)
+		}
+		r.Progress.Count("online", int64(census.In(Serving)), int64(census.Desired), "machines")
+		present := map[string]Phase{}
+		for _, m := range census.Members {
+			present[m.ID] = m.Phase
+			if m.Phase == Coming {
+				coming[m.ID] = true
+			}
+		}
+		for id := range coming { // was coming and is leaving, or gone: its first boot failed
+			switch p, there := present[id]; {
+			case there && p == Serving:
+				delete(coming, id)
+			case !there || p == Leaving:
+				failed[id] = true
+			}
+		}
+		if len(failed) >= failuresEnough {
+			return false, fmt.Errorf("the first boot of %d machines failed, and the group goes on trying: `dorunner-bake fleet scale` to 0 stops that", len(failed))
+		}
+		return census.Settled(), nil
+	})
+	if err == nil || census == nil {
+		return err
+	}
+	var ids []string
+	for id := range failed {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return fmt.Errorf("%w (%s); %s", err, census, r.whyOf(ctx, census, ids))
+}
+
+func (r *run) why(ctx context.Context, census *Census) string { return r.whyOf(ctx, census, nil) }
+
+// whyOf says of machines that are not online what their consoles do, and what trouble the engine has.
+func (r *run) whyOf(ctx context.Context, census *Census, failed []string) string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	for _, m := range census.Members {
+		if m.Phase == Coming || m.Unhealthy {
+			failed = append(failed, m.ID)
+		}
+	}
+	var all []string
+	for _, id := range failed[:min(len(failed), failuresEnough)] {
+		all = append(all, r.consoleOf(ctx, id))
+	}
+	for _, t := range census.Trouble[:min(len(census.Trouble), failuresEnough)] {
+		all = append(all, t)
+	}
+	if len(all) == 0 {
+		return "the cloud gives no reason"
+	}
+	return strings.Join(all, "; ")
+}
+
+func (r *run) consoleOf(ctx context.Context, id string) string {
+	m := &Machine{ID: id, Started: time.Now()}
+	text, err := r.c.Console(ctx, id)
+	if err != nil {
+		return fmt.Sprintf("machine %s: its console cannot be read: %v", id, err)
+	}
+	m.Read(text)
+	if err := Check([]*Machine{m}); err != nil {
+		return err.Error()
+	}
+	if m.Report.State == runner.Online {
+		return fmt.Sprintf("machine %s says that its runner is online", id)
+	}
+	return "machine " + id
+}
+
+// LedgerFile is where a group's ledger is.
+func LedgerFile(target, region, name string) (string, error) {
+	dir, err := builder.StateDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "fleets", strings.Join([]string{target, region, name}, "-")+".jsonl"), nil
+}
+
+// Autoscaler is a Cloud that sizes a group by how busy its runners are.
+type Autoscaler interface {
+	// Autoscale is the policy, to show, and what sets it.
+	Autoscale(percent int) (policy any, set func(context.Context) error)
+}
+
+// Scale sets the number of machines, and waits until they are there, or gone.
+func Scale(ctx context.Context, g *Group, c Cloud, machines int, o Options) error {
+	scaler, can := c.(Scaler)
+	if !can {
+		return errors.New("this cloud's groups have no size to set")
+	}
+	census, err := c.Census(ctx)
+	switch {
+	case err != nil:
+		return err
+	case !census.Exists:
+		return fmt.Errorf("there is no fleet %s: apply makes it", g.Name)
+	case machines < census.Min || machines > census.Max:
+		return fmt.Errorf("%d machines: the group has between %d and %d; change fleet.min or fleet.max and apply", machines, census.Min, census.Max)
+	}
+	if err := scaler.Scale(ctx, machines); err != nil {
+		return err
+	}
+	o.Progress.Info("%d -> %d machines", census.Desired, machines)
+	r := &run{g: g, c: c, Options: o}
+	return r.awaitRunners(ctx)
+}
