@@ -1,10 +1,13 @@
 package awstest
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -21,6 +24,43 @@ type blocks struct {
 	sums   map[int][32]byte // of the blocks that this snapshot or its parent was given
 	own    map[int]bool     // those that it was given itself
 	sealed bool
+}
+
+// path is the file's, which has no name, for other processes of this user.
+func (b *blocks) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), b.file.Fd()) }
+
+// share gives the same blocks to another snapshot.
+func (b *blocks) share() (*blocks, error) {
+	f, err := os.OpenFile(b.path(), os.O_RDWR, 0)
+	return &blocks{f, maps.Clone(b.sums), maps.Clone(b.own), b.sealed}, err
+}
+
+// takeBlocks makes blocks of a raw file, which goes.
+func takeBlocks(file string) (*blocks, error) {
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(file); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	b := &blocks{file: f, sums: map[int][32]byte{}, own: map[int]bool{}, sealed: true}
+	data, zero := make([]byte, BlockSize), make([]byte, BlockSize)
+	for i := 0; ; i++ {
+		n, err := io.ReadFull(f, data)
+		if n > 0 {
+			clear(data[n:])
+			if !bytes.Equal(data, zero) {
+				b.sums[i], b.own[i] = sha256.Sum256(data), true
+			}
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return b, nil
+		}
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
 }
 
 func (b *blocks) close() {

@@ -1,6 +1,7 @@
 package awstest
 
 import (
+	"path/filepath"
 	"slices"
 	"time"
 )
@@ -165,10 +166,35 @@ func createImage(c *call) (any, *Error) {
 	for _, v := range i.volumes {
 		img.encrypted, img.size = c.r.volumes[v].encrypted, c.r.volumes[v].size
 	}
-	if err := c.addImage(img, tags["image"], tags["snapshot"], c.s.o.Delays.Image, c.s.o.SnapshotError); err != nil {
+	takes := c.s.o.Delays.Image
+	disks, real := c.s.o.Machines.(Disks)
+	if real {
+		takes = forever // until its disk is there
+	}
+	if err := c.addImage(img, tags["image"], tags["snapshot"], takes, c.s.o.SnapshotError); err != nil {
 		return nil, err
 	}
+	if real {
+		go c.s.capture(disks, id, img, c.r.snapshots[img.snapshots[0]])
+	}
 	return imageID{img.id}, nil
+}
+
+// capture writes the disk of a machine that is off, or has just been asked to, into the snapshot of an image.
+func (s *Server) capture(disks Disks, instanceID string, img *image, sn *snapshot) {
+	file := filepath.Join(s.o.Dir, sn.id)
+	err := disks.Disk(instanceID, file)
+	var b *blocks
+	if err == nil {
+		b, err = takeBlocks(file)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	img.ready = time.Now()
+	sn.ready, sn.blocks = img.ready, b
+	if err != nil {
+		img.fail, sn.fail = err.Error(), err.Error()
+	}
 }
 
 func copyImage(c *call) (any, *Error) {
@@ -196,6 +222,13 @@ func copyImage(c *call) (any, *Error) {
 	dup.deprecated, dup.shared, dup.protected = "", nil, false // which a copy does not inherit
 	if err := c.addImage(&dup, tags["image"], tags["snapshot"], c.s.o.Delays.Copy, c.s.o.CopyError[c.Region]); err != nil {
 		return nil, err
+	}
+	if from := src.snapshots[i.snapshots[0]]; from != nil && from.blocks != nil {
+		b, err := from.blocks.share()
+		if err != nil {
+			return nil, fail("InternalError", "%v", err)
+		}
+		c.r.snapshots[dup.snapshots[0]].blocks = b
 	}
 	if token != "" {
 		c.r.tokens["copy/"+token] = dup.id

@@ -109,30 +109,10 @@ func runInstances(c *call) (any, *Error) {
 	var made []*instance
 	for range most {
 		n := i
-		n.meta = c.s.newMeta("i", tags["instance"])
 		n.zone, n.subnet, n.arch = net.zone, net.id, img.arch
-		n.running = time.Now().Add(c.s.o.Delays.Run)
-		if public {
-			n.ip = fmt.Sprintf("203.0.113.%d", c.s.nextID%250+1)
+		if err := c.startInstance(&n, img, disks, tags["instance"], tags["volume"], public); err != nil {
+			return nil, err
 		}
-		for _, d := range disks {
-			n.volumeRate = max(n.volumeRate, d.rate)
-			v := &volume{meta: c.s.newMeta("vol", tags["volume"]), instance: n.id, device: d.device, size: d.size, encrypted: d.encrypted, deleteOnTermination: !d.keep}
-			c.r.volumes[v.id] = v
-			n.volumes = append(n.volumes, v.id)
-		}
-		if m := c.s.o.Machines; m != nil {
-			file := ""
-			if sn := c.r.snapshots[img.snapshots[0]]; sn != nil && sn.blocks != nil {
-				file = sn.blocks.file.Name()
-			}
-			addr, err := m.Start(Machine{n.id, c.Region, i.image, n.userData, file})
-			if err != nil {
-				return nil, fail("InternalError", "%v", err)
-			}
-			n.ip = addr
-		}
-		c.r.instances[n.id] = &n
 		made = append(made, &n)
 	}
 	if i.token != "" {
@@ -140,6 +120,78 @@ func runInstances(c *call) (any, *Error) {
 	}
 	return c.reservation(made), nil
 }
+
+// startInstance makes an instance of what n says, with its volumes, and boots it where there are machines.
+func (c *call) startInstance(n *instance, img *image, disks []disk, tags, volumeTags map[string]string, public bool) *Error {
+	n.meta = c.s.newMeta("i", tags)
+	n.running = time.Now().Add(c.s.o.Delays.Run)
+	if public {
+		n.ip = fmt.Sprintf("203.0.113.%d", c.s.nextID%250+1)
+	}
+	gib, root := img.size, ""
+	if len(disks) == 0 {
+		disks = []disk{{device: img.root, size: img.size, encrypted: img.encrypted}}
+	}
+	for _, d := range disks {
+		n.volumeRate = max(n.volumeRate, d.rate)
+		v := &volume{meta: c.s.newMeta("vol", volumeTags), instance: n.id, device: d.device, size: max(d.size, img.size), encrypted: d.encrypted, deleteOnTermination: !d.keep}
+		if d.device == img.root {
+			gib, root = v.size, v.id
+		}
+		c.r.volumes[v.id] = v
+		n.volumes = append(n.volumes, v.id)
+	}
+	if m := c.s.o.Machines; m != nil {
+		file := ""
+		if sn := c.r.snapshots[img.snapshots[0]]; sn != nil && sn.blocks != nil {
+			file = sn.blocks.path()
+		}
+		addr, err := m.Start(Machine{ID: n.id, Region: c.Region, ImageID: n.image, UserData: n.userData, Disk: file, DiskGiB: gib, Type: n.size, Zone: n.zone, Subnet: n.subnet,
+			Volume: root, Account: c.s.o.Account, Profile: n.profile, Tags: tags, MetadataTags: n.metadataTags, TokensRequired: n.tokensRequired})
+		if err != nil {
+			return fail("InternalError", "%v", err)
+		}
+		n.ip = addr
+	}
+	c.r.instances[n.id] = n
+	return nil
+}
+
+// stopInstance asks a running instance to stop.
+func (s *Server) stopInstance(i *instance) *Error {
+	now := time.Now()
+	i.stopping, i.stopped = now, now.Add(s.o.Delays.Stop)
+	if m := s.o.Machines; m != nil {
+		if err := m.Stop(i.id); err != nil {
+			return fail("InternalError", "%v", err)
+		}
+		if _, real := m.(Disks); real {
+			i.stopped = now.Add(forever) // until settle sees that it is off
+		}
+	}
+	return nil
+}
+
+// endInstance terminates an instance.
+func (s *Server) endInstance(i *instance) *Error {
+	now := time.Now()
+	_, state := i.state(now)
+	if !i.terminating.IsZero() {
+		return nil
+	}
+	if d, real := s.o.Machines.(Disks); real {
+		go d.Remove(i.id)
+	} else if m := s.o.Machines; m != nil && state == "running" {
+		if err := m.Stop(i.id); err != nil {
+			return fail("InternalError", "%v", err)
+		}
+	}
+	i.terminating, i.terminated = now, now.Add(s.o.Delays.Terminate)
+	return nil
+}
+
+// forever is later than anybody waits.
+const forever = 1000 * time.Hour
 
 // checkRun refuses what EC2 refuses, dry run or not, and gives the subnet.
 func (c *call) checkRun(i *instance, img *image, userData int, derr error, tags map[string]string) (subnet, *Error) {
@@ -359,30 +411,12 @@ func stopInstances(c *call) (any, *Error) {
 		case state != "running":
 			return fail("IncorrectInstanceState", "The instance '%s' is not in a state from which it can be stopped.", i.id)
 		}
-		if m := c.s.o.Machines; m != nil {
-			if err := m.Stop(i.id); err != nil {
-				return fail("InternalError", "%v", err)
-			}
-		}
-		i.stopping = time.Now()
-		i.stopped = i.stopping.Add(c.s.o.Delays.Stop)
-		return nil
+		return c.s.stopInstance(i)
 	})
 }
 
 func terminateInstances(c *call) (any, *Error) {
-	return c.change(func(i *instance, state string) *Error {
-		if i.terminating.IsZero() {
-			if m := c.s.o.Machines; m != nil && state == "running" {
-				if err := m.Stop(i.id); err != nil {
-					return fail("InternalError", "%v", err)
-				}
-			}
-			i.terminating = time.Now()
-			i.terminated = i.terminating.Add(c.s.o.Delays.Terminate)
-		}
-		return nil
-	})
+	return c.change(func(i *instance, _ string) *Error { return c.s.endInstance(i) })
 }
 
 func modifyInstance(c *call) (any, *Error) {

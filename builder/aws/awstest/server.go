@@ -51,20 +51,38 @@ type Options struct {
 // Delays are how long EC2 takes.
 type Delays struct{ Run, Stop, Image, Copy, Terminate time.Duration }
 
-// Machines run instances for real. Without them an instance is only a record.
+// Machines run instances for real. Without them an instance is only a record. Start, Stop and Console are called with the
+// server's lock held: they must be quick.
 type Machines interface {
 	// Start boots the instance's disk and gives the address that it answers on.
 	Start(i Machine) (addr string, err error)
-	// Stop ends it in an orderly way; the disk stays.
+	// Stop asks it to end in an orderly way; the disk stays.
 	Stop(id string) error
 	// Console is what it printed so far.
 	Console(id string) string
 }
 
+// Disks is what Machines have that are more than a pretence (QEMU): they take their time to stop, end by themselves, and
+// have a disk that an image can be made of.
+type Disks interface {
+	// Off tells that it has ended, by itself or because of Stop.
+	Off(id string) bool
+	// Disk writes the root disk of one that is off to a raw file. It may take long.
+	Disk(id, file string) error
+	// Remove ends it at once, its disk too.
+	Remove(id string)
+}
+
 // Machine is an instance as Machines see it.
 type Machine struct {
 	ID, Region, ImageID, UserData string
-	Disk                          string // the file of the root volume's snapshot; "" for a catalogue image
+	Disk                          string // the file of the root volume's snapshot, raw; "" for a catalogue image
+	DiskGiB                       int    // the root volume's size; 0 is the snapshot's
+	Type, Zone, Subnet, Volume    string
+	Account, Profile              string
+	Tags                          map[string]string
+	MetadataTags, TokensRequired  bool
+	MAC, PrivateIP, PublicIP      string // filled in by who knows them
 }
 
 // Call is one request, as hooks and the log see it.

@@ -162,10 +162,17 @@ func (r *region) addDefaultGroup(vpc string) {
 
 const defaultGroup = "default"
 
-// settle lets time pass: what terminated gives up its volumes.
+// settle lets time pass: machines have ended, and what terminated gives up its volumes.
 func (r *region) settle() {
 	now := time.Now()
+	disks, real := r.s.o.Machines.(Disks)
 	for _, i := range r.instances {
+		if _, state := i.state(now); real && (state == "running" || state == "stopping") && disks.Off(i.id) {
+			i.stopping, i.stopped = now, now
+			if state == "running" && i.shutdown == "terminate" {
+				_ = r.s.endInstance(i) // which only Stop makes fail
+			}
+		}
 		if _, state := i.state(now); state == "terminated" {
 			for _, v := range i.volumes {
 				if vol := r.volumes[v]; vol != nil && vol.deleteOnTermination {
