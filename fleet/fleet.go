@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -287,28 +288,28 @@ func (r *run) follow(ctx context.Context) error {
 	return Follow(ctx, r.c, r.Options)
 }
 
-// Follow tells how far a roll is until it ends. Interrupted, it does as OnInterrupt decides.
+// Follow tells how far a roll is until it ends. When new machines do not come online it has the old ones brought back,
+// without waiting for the cloud to give up. Interrupted, it does as OnInterrupt decides.
 func Follow(ctx context.Context, c Cloud, o Options) error {
 	r := &run{c: c, Options: o}
-	told := ""
+	told, broken := "", false
+	var seen births
 	for unseen := 0; ; {
 		census, err := c.Census(ctx)
-		if err != nil && ctx.Err() == nil {
+		if ctx.Err() != nil {
+			return r.interrupted(ctx)
+		}
+		if err != nil {
 			return err
 		}
-		var roll *Rolling
-		if err == nil {
-			roll = census.Roll
-		}
+		roll := census.Roll
 		switch {
-		case ctx.Err() != nil:
-			return r.interrupted(ctx)
 		case roll == nil: // it began a moment ago
 			if unseen++; unseen > int(settling/lookEvery) {
 				return errors.New("there is no roll to follow")
 			}
 		case roll.Done && roll.Failed:
-			return fmt.Errorf("the roll ended as %s: %s; %s", roll.Status, orNone(roll.Reason), r.why(ctx, census))
+			return fmt.Errorf("the roll ended as %s%s; %s", roll.Status, because(roll.Reason), r.why(ctx, census, seen.failed()))
 		case roll.Done:
 			r.Progress.Count("roll", 100, 100, "%")
 			return nil
@@ -318,12 +319,65 @@ func Follow(ctx context.Context, c Cloud, o Options) error {
 				told = text
 				r.Progress.Info("%s", text)
 			}
+			seen.look(census, func(m *Member) bool { return !m.Outdated })
+			if failed := seen.failed(); !broken && len(failed) >= rollFailures && seen.serving == 0 {
+				broken = true
+				r.Progress.Warn("the new machines do not come online: %s", r.why(ctx, census, failed))
+				if roller, can := c.(Roller); can {
+					if err := roller.StopRoll(ctx, true); err != nil {
+						r.Progress.Warn("the old machines could not be brought back: %v", err) // the cloud itself will, later
+					}
+				}
+			}
 		}
 		if err := sleep(ctx, lookEvery); err != nil {
 			return r.interrupted(ctx)
 		}
 	}
 }
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return ": " + reason
+}
+
+// births tells which first boots failed: of machines that were coming, and are leaving or gone and never served.
+type births struct {
+	coming, lost map[string]bool
+	serving      int // that were looked for and serve now
+}
+
+// look takes a census in; of limits it to some machines, nil does not.
+func (b *births) look(census *Census, of func(*Member) bool) {
+	if b.coming == nil {
+		b.coming, b.lost = map[string]bool{}, map[string]bool{}
+	}
+	b.serving = 0
+	present := map[string]Phase{}
+	for _, m := range census.Members {
+		present[m.ID] = m.Phase
+		switch {
+		case of != nil && !of(m):
+		case m.Phase == Coming:
+			b.coming[m.ID] = true
+		case m.Phase == Serving:
+			b.serving++
+		}
+	}
+	for id := range b.coming {
+		switch p, there := present[id]; {
+		case there && p == Serving:
+			delete(b.coming, id)
+		case !there || p == Leaving:
+			delete(b.coming, id)
+			b.lost[id] = true
+		}
+	}
+}
+
+func (b *births) failed() []string { return slices.Sorted(maps.Keys(b.lost)) }
 
 // interrupted does with the roll under way what was chosen.
 func (r *run) interrupted(ctx context.Context) error {
@@ -347,8 +401,12 @@ func (r *run) interrupted(ctx context.Context) error {
 	return fmt.Errorf("%w: the roll has been stopped; some machines are new, some old", cause)
 }
 
-// failuresEnough is how many first boots may fail before waiting is pointless: the next will fail in the same way.
-const failuresEnough = 3
+// How many first boots may fail before waiting is pointless, since the next will fail in the same way: of a roll's, which
+// has working machines to go back to, fewer.
+const (
+	failuresEnough = 3
+	rollFailures   = 2
+)
 
 // awaitRunners waits until as many machines as wanted are serving, which they are once their runners are online.
 func (r *run) awaitRunners(ctx context.Context) error {
@@ -360,8 +418,8 @@ func (r *run) awaitRunners(ctx context.Context) error {
 		limit = 2 * r.g.BootLimit()
 	}
 	var census *Census
+	var seen births
 	told := ""
-	coming, failed := map[string]bool{}, map[string]bool{}
 	err := r.until(ctx, limit, func(ctx context.Context) (bool, error) {
 		now, err := r.c.Census(ctx)
 		if err != nil {
@@ -373,55 +431,34 @@ func (r *run) awaitRunners(ctx context.Context) error {
 			r.Progress.Info("%s", text)
 		}
 		r.Progress.Count("online", int64(census.In(Serving)), int64(census.Desired), "machines")
-		present := map[string]Phase{}
-		for _, m := range census.Members {
-			present[m.ID] = m.Phase
-			if m.Phase == Coming {
-				coming[m.ID] = true
-			}
-		}
-		for id := range coming { // was coming and is leaving, or gone: its first boot failed
-			switch p, there := present[id]; {
-			case there && p == Serving:
-				delete(coming, id)
-			case !there || p == Leaving:
-				failed[id] = true
-			}
-		}
-		if len(failed) >= failuresEnough {
-			return false, fmt.Errorf("the first boot of %d machines failed, and the group goes on trying: `dorunner-bake fleet scale` to 0 stops that", len(failed))
+		seen.look(census, nil)
+		if n := len(seen.lost); n >= failuresEnough {
+			return false, fmt.Errorf("the first boot of %d machines failed, and the group goes on trying: `dorunner-bake fleet scale` to 0 stops that", n)
 		}
 		return census.Settled(), nil
 	})
 	if err == nil || census == nil {
 		return err
 	}
-	var ids []string
-	for id := range failed {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	return fmt.Errorf("%w (%s); %s", err, census, r.whyOf(ctx, census, ids))
+	return fmt.Errorf("%w (%s); %s", err, census, r.why(ctx, census, seen.failed()))
 }
 
-func (r *run) why(ctx context.Context, census *Census) string { return r.whyOf(ctx, census, nil) }
-
-// whyOf says of machines that are not online what their consoles do, and what trouble the engine has.
-func (r *run) whyOf(ctx context.Context, census *Census, failed []string) string {
+// why says of machines that are not online, and of those that failed, what their consoles do, and what trouble the
+// engine has.
+func (r *run) why(ctx context.Context, census *Census, failed []string) string {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
+	ids := slices.Clone(failed)
 	for _, m := range census.Members {
-		if m.Phase == Coming || m.Unhealthy {
-			failed = append(failed, m.ID)
+		if (m.Phase == Coming || m.Unhealthy) && !slices.Contains(ids, m.ID) {
+			ids = append(ids, m.ID)
 		}
 	}
 	var all []string
-	for _, id := range failed[:min(len(failed), failuresEnough)] {
+	for _, id := range ids[:min(len(ids), failuresEnough)] {
 		all = append(all, r.consoleOf(ctx, id))
 	}
-	for _, t := range census.Trouble[:min(len(census.Trouble), failuresEnough)] {
-		all = append(all, t)
-	}
+	all = append(all, census.Trouble[:min(len(census.Trouble), failuresEnough)]...)
 	if len(all) == 0 {
 		return "the cloud gives no reason"
 	}

@@ -25,8 +25,12 @@ func (s *Server) routes() {
 		"PATCH /api/v4/jobs/{id}/trace":     s.patchTrace,
 		"PUT /api/v4/jobs/{id}":             s.updateJob,
 		"GET /api/v4/version":               s.version,
+		"GET /api/v4/runners":               s.runnersView,
+		"GET /api/v4/runners/all":           s.allRunnersView,
 		"GET /api/v4/runners/{id}":          s.runnerView,
 		"GET /api/v4/runners/{id}/managers": s.managersView,
+		"GET /api/v4/runners/{id}/jobs":     s.runnerJobsView,
+		"DELETE /api/v4/runners/{id}":       s.deleteRunner,
 	} {
 		s.mux.Handle(pattern, e)
 	}
@@ -285,64 +289,4 @@ func (s *Server) private(c *call) (answer, bool) {
 		return failure(http.StatusUnauthorized, "401 Unauthorized"), false
 	}
 	return answer{}, true
-}
-
-func (s *Server) runnerView(c *call) answer {
-	r, a := s.viewed(c)
-	if r == nil {
-		return a
-	}
-	var contacted *time.Time
-	for _, m := range r.Managers {
-		if contacted == nil || m.Contacted.After(*contacted) {
-			contacted = &m.Contacted
-		}
-	}
-	return answer{status: http.StatusOK, json: map[string]any{
-		"id": r.ID, "description": r.Description, "tag_list": r.Tags, "run_untagged": r.RunUntagged, "locked": r.Locked,
-		"active": true, "paused": false, "online": s.online(contacted), "status": s.status(contacted), "contacted_at": contacted,
-		"created_at": r.Created, "runner_type": "group_type", "is_shared": false,
-	}}
-}
-
-func (s *Server) managersView(c *call) answer {
-	r, a := s.viewed(c)
-	if r == nil {
-		return a
-	}
-	list := []any{}
-	for _, m := range r.Managers {
-		list = append(list, map[string]any{"system_id": m.SystemID, "version": m.Version, "contacted_at": m.Contacted, "status": s.status(&m.Contacted)})
-	}
-	return answer{status: http.StatusOK, json: list}
-}
-
-// viewed finds the runner that a view's path names.
-func (s *Server) viewed(c *call) (*Runner, answer) {
-	if a, ok := s.private(c); !ok {
-		return nil, a
-	}
-	id := strings.Split(c.Path, "/")[4]
-	for _, r := range s.runners {
-		if strconv.Itoa(r.ID) == id {
-			c.Runner = r.ID
-			return r, answer{}
-		}
-	}
-	return nil, failure(http.StatusNotFound, "404 Runner Not Found")
-}
-
-// online is GitLab's two-hour rule.
-func (s *Server) online(contacted *time.Time) bool {
-	return contacted != nil && s.opts.Now().Sub(*contacted) < 2*time.Hour
-}
-
-func (s *Server) status(contacted *time.Time) string {
-	switch {
-	case contacted == nil:
-		return "never_contacted"
-	case s.online(contacted):
-		return "online"
-	}
-	return "offline"
 }

@@ -30,8 +30,10 @@ type Options struct {
 	RegistrationDisabled bool
 	// Prefix is the relative URL root, "/gitlab" for https://host/gitlab; empty for none.
 	Prefix string
-	// PrivateToken opens the read-only runner views (PRIVATE-TOKEN header); empty closes them.
+	// PrivateToken opens what users see of runners (PRIVATE-TOKEN header); empty closes it. Admin makes its owner an
+	// administrator, who also sees the runners of the whole instance.
 	PrivateToken string
+	Admin        bool
 	// RegistrationsPerMinute and JobRequestsPerMinute limit POST /runners altogether and POST /jobs/request per
 	// runner token (2,000 at gitlab.com); more is answered 429 until the minute is over. Zero: no limit.
 	RegistrationsPerMinute int

@@ -16,6 +16,8 @@ type Runner struct {
 	Tags        []string
 	RunUntagged bool
 	Locked      bool
+	Paused      bool
+	Instance    bool   // of the whole instance, which only administrators list
 	Made        string // "ui": its settings live on the server; "registration": made by POST /runners
 	Created     time.Time
 	Managers    map[string]Manager // by system id: the machines that use it
