@@ -22,8 +22,9 @@ type Options struct {
 	DryRun    bool // preflight only; say what would be done
 	// BakeID names this bake's temporary resources and its ledger (LedgerFile); one is made when empty.
 	BakeID string
-	// Customize runs between provisioning and the proof: Packer's provisioners. The plan's scripts run before it.
-	Customize func(ctx context.Context, g Guest) error
+	// Customize runs between provisioning and the proof: Packer's provisioners. The plan's scripts run before it. It says
+	// whether it touched the guest; the image is then one of a kind, and its hash that of no other bake.
+	Customize func(ctx context.Context, g Guest) (touched bool, err error)
 	OnError   OnError // nil gives everything back
 }
 

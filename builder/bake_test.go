@@ -23,7 +23,7 @@ func TestBake(t *testing.T) {
 		t.Run(fmt.Sprintf("offline=%v", offline), func(t *testing.T) {
 			r := newRig(t, offline)
 			var customized Guest
-			r.o.Customize = func(_ context.Context, g Guest) error { customized = g; return nil }
+			r.o.Customize = func(_ context.Context, g Guest) (bool, error) { customized = g; return false, nil }
 			m, err := r.bake(t.Context())
 			if err != nil {
 				t.Fatalf("%v\n%s", err, r.log)

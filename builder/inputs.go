@@ -89,10 +89,15 @@ func (b *bake) hashInputs() error {
 	if err != nil {
 		return err
 	}
-	plan := *b.plan
-	plan.Hash = plan.HashWith(hex.EncodeToString(sum.Sum(nil)))
-	b.plan, b.env.Plan, b.manifest.PlanHash = &plan, &plan, plan.Hash
+	b.rehash(hex.EncodeToString(sum.Sum(nil)))
 	return nil
+}
+
+// rehash mixes more that reaches the image into the plan's hash.
+func (b *bake) rehash(more string) {
+	plan := *b.plan
+	plan.Hash = plan.HashWith(more)
+	b.plan, b.env.Plan, b.manifest.PlanHash = &plan, &plan, plan.Hash
 }
 
 // readFirstBoot reads the first-boot program once it is sure to run on the machine that is baked.

@@ -250,7 +250,11 @@ func (b *bake) customize(ctx context.Context) error {
 	if err := b.parts(ctx, "customize", parts); err != nil || b.o.Customize == nil {
 		return err
 	}
-	return b.o.Customize(ctx, b.guest)
+	touched, err := b.o.Customize(ctx, b.guest)
+	if touched { // by what the plan does not know: nobody may take this image for one of the plan alone
+		b.rehash(b.o.BakeID)
+	}
+	return err
 }
 
 // authorScript uploads, runs and removes one script. Without a #! line it is a shell script.

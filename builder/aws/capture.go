@@ -2,6 +2,7 @@ package aws
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -32,6 +33,9 @@ func (c *Cloud) Capture(ctx context.Context, env *builder.Env) (builder.Artifact
 	if c.disk != nil {
 		return c.publish(ctx, env)
 	}
+	if err := c.rehash(env); err != nil {
+		return builder.Artifact{}, err
+	}
 	id, err := c.makeImage(ctx, env)
 	if err != nil {
 		return builder.Artifact{}, err
@@ -51,6 +55,21 @@ func (c *Cloud) Capture(ctx context.Context, env *builder.Env) (builder.Artifact
 		return builder.Artifact{}, err
 	}
 	return builder.Artifact{Images: []builder.ImageID{{Region: c.region, ID: id, Format: "ami", Size: int64(env.Plan.Spec.Image.DiskGB) << 30}}}, nil
+}
+
+// rehash takes over the plan's hash where the machine was customized since the preflight; a name that holds it, too.
+func (c *Cloud) rehash(env *builder.Env) error {
+	if c.hash == env.Plan.Hash {
+		return nil
+	}
+	now := time.Now()
+	before, err1 := env.Plan.ImageName(c.hash, now)
+	after, err2 := env.Plan.ImageName(env.Plan.Hash, now)
+	if after != before {
+		c.name = after
+	}
+	c.hash = env.Plan.Hash
+	return errors.Join(err1, err2)
 }
 
 func (c *Cloud) createImage(env *builder.Env, dry bool) *ec2.CreateImageInput {

@@ -265,3 +265,17 @@ func (a *account) sweep(ctx context.Context, region, bakeID string) (removed []s
 	})
 	return removed, err
 }
+
+// Destroy removes the images of an artifact with their snapshots; some may be gone already.
+func (c *Cloud) Destroy(ctx context.Context, a builder.Artifact) error {
+	var errs []error
+	for _, i := range a.Images {
+		if err := c.acct.removeImage(ctx, i.Region, i.ID); err != nil {
+			errs = append(errs, fmt.Errorf("removing %s in %s: %w", i.ID, i.Region, explain(i.Region, err)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// MachineID is the id of the machine that is baked; "" while there is none.
+func (c *Cloud) MachineID() string { return sdk.ToString(c.instance.InstanceId) }

@@ -417,3 +417,26 @@ func (c *Cloud) users(ctx context.Context) (map[string]string, error) {
 	}
 	return out, nil
 }
+
+// Destroy removes the images of an artifact; some may be gone already.
+func (c *Cloud) Destroy(ctx context.Context, a builder.Artifact) error {
+	var errs []error
+	done := map[string]bool{} // a version is listed once per location
+	for _, i := range a.Images {
+		kind := kindImage
+		if i.Format == "gallery-version" {
+			kind = kindVersion
+		}
+		if done[i.ID] {
+			continue
+		}
+		done[i.ID] = true
+		if err := c.undo(ctx, c.entry(kind, i.ID)); err != nil {
+			errs = append(errs, fmt.Errorf("removing %s: %w", i.ID, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// MachineID is the id of the machine that is baked; "" while there is none.
+func (c *Cloud) MachineID() string { return c.vm.id }

@@ -1,6 +1,7 @@
 package packer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -17,7 +18,7 @@ type artifact struct {
 	builderID string
 	manifest  *builder.Manifest
 	outDir    string
-	destroy   func() error   // removes images that are not files; nil when all are
+	cloud     any            // removes images that are not files
 	state     map[string]any // generated data, for post-processors
 }
 
@@ -97,8 +98,12 @@ func (a *artifact) Destroy() error {
 			errs = append(errs, fmt.Errorf("removing an image: %w", err))
 		}
 	}
-	if a.destroy != nil {
-		errs = append(errs, a.destroy())
+	if d, ok := a.cloud.(interface {
+		Destroy(ctx context.Context, a builder.Artifact) error
+	}); ok {
+		ctx, cancel := context.WithTimeout(context.Background(), destroyTime)
+		defer cancel()
+		errs = append(errs, d.Destroy(ctx, a.manifest.Artifact))
 	}
 	return errors.Join(errs...)
 }

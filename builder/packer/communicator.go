@@ -12,21 +12,24 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	packersdk "github.com/hashicorp/packer-plugin-sdk/packer"
 
 	"github.com/dorunner/dorunner-bake/builder"
 )
 
-// communicator lets Packer's provisioners work on the engine's guest. Its context is the bake's: Packer gives none
+// guestComm lets Packer's provisioners work on the engine's guest. Its context is the bake's: Packer gives none
 // to the methods that copy files.
-type communicator struct {
-	ctx   context.Context
-	guest builder.Guest
+type guestComm struct {
+	ctx     context.Context
+	guest   builder.Guest
+	touched atomic.Bool // something ran or was written there
 }
 
 // Start runs a line of shell and reports its exit status through the command.
-func (c *communicator) Start(ctx context.Context, cmd *packersdk.RemoteCmd) error {
+func (c *guestComm) Start(ctx context.Context, cmd *packersdk.RemoteCmd) error {
+	c.touched.Store(true)
 	go func() {
 		err := c.guest.Run(ctx, builder.Command{Args: []string{"/bin/sh", "-c", cmd.Command}, Stdin: cmd.Stdin, Stdout: cmd.Stdout, Stderr: cmd.Stderr})
 		var exit *builder.ExitError
@@ -45,7 +48,8 @@ func (c *communicator) Start(ctx context.Context, cmd *packersdk.RemoteCmd) erro
 	return nil
 }
 
-func (c *communicator) Upload(dst string, r io.Reader, info *os.FileInfo) error {
+func (c *guestComm) Upload(dst string, r io.Reader, info *os.FileInfo) error {
+	c.touched.Store(true)
 	mode := fs.FileMode(0o644)
 	if info != nil {
 		mode = (*info).Mode().Perm()
@@ -57,7 +61,8 @@ func (c *communicator) Upload(dst string, r io.Reader, info *os.FileInfo) error 
 }
 
 // UploadDir copies a directory as rsync would: its content when src ends in a slash, else the directory itself.
-func (c *communicator) UploadDir(dst, src string, exclude []string) error {
+func (c *guestComm) UploadDir(dst, src string, exclude []string) error {
+	c.touched.Store(true)
 	if !strings.HasSuffix(src, "/") {
 		dst = path.Join(dst, filepath.Base(src))
 	}
@@ -114,12 +119,12 @@ func pack(w io.Writer, src string, exclude []string) error {
 	return errors.Join(err, t.Close())
 }
 
-func (c *communicator) Download(src string, w io.Writer) error {
+func (c *guestComm) Download(src string, w io.Writer) error {
 	return c.guest.Download(c.ctx, src, w)
 }
 
 // DownloadDir copies a directory's content into dst; nothing can leave dst.
-func (c *communicator) DownloadDir(src, dst string, exclude []string) error {
+func (c *guestComm) DownloadDir(src, dst string, exclude []string) error {
 	if err := os.MkdirAll(dst, 0o755); err != nil {
 		return err
 	}
@@ -170,4 +175,4 @@ func unpack(root *os.Root, name string, h *tar.Header, r io.Reader) error {
 	return nil
 }
 
-var _ packersdk.Communicator = (*communicator)(nil)
+var _ packersdk.Communicator = (*guestComm)(nil)

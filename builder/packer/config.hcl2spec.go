@@ -7,6 +7,438 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
+// FlatAWSConfig is an auto-generated flat version of AWSConfig.
+// Where the contents of a field with a `mapstructure:,squash` tag are bubbled up.
+type FlatAWSConfig struct {
+	PackerBuildName           *string           `mapstructure:"packer_build_name" cty:"packer_build_name" hcl:"packer_build_name"`
+	PackerBuilderType         *string           `mapstructure:"packer_builder_type" cty:"packer_builder_type" hcl:"packer_builder_type"`
+	PackerCoreVersion         *string           `mapstructure:"packer_core_version" cty:"packer_core_version" hcl:"packer_core_version"`
+	PackerDebug               *bool             `mapstructure:"packer_debug" cty:"packer_debug" hcl:"packer_debug"`
+	PackerForce               *bool             `mapstructure:"packer_force" cty:"packer_force" hcl:"packer_force"`
+	PackerOnError             *string           `mapstructure:"packer_on_error" cty:"packer_on_error" hcl:"packer_on_error"`
+	PackerUserVars            map[string]string `mapstructure:"packer_user_variables" cty:"packer_user_variables" hcl:"packer_user_variables"`
+	PackerSensitiveVars       []string          `mapstructure:"packer_sensitive_variables" cty:"packer_sensitive_variables" hcl:"packer_sensitive_variables"`
+	SpecFile                  *string           `mapstructure:"spec_file" cty:"spec_file" hcl:"spec_file"`
+	OS                        *string           `mapstructure:"os" override:"image.os" cty:"os" hcl:"os"`
+	Arch                      *string           `mapstructure:"architecture" override:"image.arch" cty:"architecture" hcl:"architecture"`
+	DockerSource              *string           `mapstructure:"docker_source" override:"image.docker.source" cty:"docker_source" hcl:"docker_source"`
+	DockerVersion             *string           `mapstructure:"docker_version" override:"image.docker.version" cty:"docker_version" hcl:"docker_version"`
+	ContainerImages           []string          `mapstructure:"container_images" override:"image.pull[]/ref" cty:"container_images" hcl:"container_images"`
+	ContainerArchives         map[string]string `mapstructure:"container_archives" override:"image.pull[]/archive" cty:"container_archives" hcl:"container_archives"`
+	RegistryServer            *string           `mapstructure:"registry_server" override:"image.registry.server" cty:"registry_server" hcl:"registry_server"`
+	RegistryUsername          *string           `mapstructure:"registry_username" override:"image.registry.username" cty:"registry_username" hcl:"registry_username"`
+	RegistryPassword          *string           `mapstructure:"registry_password" override:"image.registry.password" cty:"registry_password" hcl:"registry_password"`
+	Scripts                   []string          `mapstructure:"scripts" override:"image.scripts" cty:"scripts" hcl:"scripts"`
+	DiskGB                    *int              `mapstructure:"disk_gb" override:"image.disk_gb" cty:"disk_gb" hcl:"disk_gb"`
+	AdminUser                 *string           `mapstructure:"admin_user" override:"image.admin_user" cty:"admin_user" hcl:"admin_user"`
+	Runner                    *FlatRunnerConfig `mapstructure:"runner" cty:"runner" hcl:"runner"`
+	FirstBoot                 *string           `mapstructure:"firstboot" cty:"firstboot" hcl:"firstboot"`
+	AllowSmall                *bool             `mapstructure:"allow_small" cty:"allow_small" hcl:"allow_small"`
+	ImageName                 *string           `mapstructure:"image_name" override:"image.name" cty:"image_name" hcl:"image_name"`
+	OutputDirectory           *string           `mapstructure:"output_directory" override:"metal.output" cty:"output_directory" hcl:"output_directory"`
+	Type                      *string           `mapstructure:"communicator" cty:"communicator" hcl:"communicator"`
+	PauseBeforeConnect        *string           `mapstructure:"pause_before_connecting" cty:"pause_before_connecting" hcl:"pause_before_connecting"`
+	SSHHost                   *string           `mapstructure:"ssh_host" cty:"ssh_host" hcl:"ssh_host"`
+	SSHPort                   *int              `mapstructure:"ssh_port" cty:"ssh_port" hcl:"ssh_port"`
+	SSHUsername               *string           `mapstructure:"ssh_username" cty:"ssh_username" hcl:"ssh_username"`
+	SSHPassword               *string           `mapstructure:"ssh_password" cty:"ssh_password" hcl:"ssh_password"`
+	SSHKeyPairName            *string           `mapstructure:"ssh_keypair_name" undocumented:"true" cty:"ssh_keypair_name" hcl:"ssh_keypair_name"`
+	SSHTemporaryKeyPairName   *string           `mapstructure:"temporary_key_pair_name" undocumented:"true" cty:"temporary_key_pair_name" hcl:"temporary_key_pair_name"`
+	SSHTemporaryKeyPairType   *string           `mapstructure:"temporary_key_pair_type" cty:"temporary_key_pair_type" hcl:"temporary_key_pair_type"`
+	SSHTemporaryKeyPairBits   *int              `mapstructure:"temporary_key_pair_bits" cty:"temporary_key_pair_bits" hcl:"temporary_key_pair_bits"`
+	SSHCiphers                []string          `mapstructure:"ssh_ciphers" cty:"ssh_ciphers" hcl:"ssh_ciphers"`
+	SSHClearAuthorizedKeys    *bool             `mapstructure:"ssh_clear_authorized_keys" cty:"ssh_clear_authorized_keys" hcl:"ssh_clear_authorized_keys"`
+	SSHKEXAlgos               []string          `mapstructure:"ssh_key_exchange_algorithms" cty:"ssh_key_exchange_algorithms" hcl:"ssh_key_exchange_algorithms"`
+	SSHPrivateKeyFile         *string           `mapstructure:"ssh_private_key_file" undocumented:"true" cty:"ssh_private_key_file" hcl:"ssh_private_key_file"`
+	SSHCertificateFile        *string           `mapstructure:"ssh_certificate_file" cty:"ssh_certificate_file" hcl:"ssh_certificate_file"`
+	SSHPty                    *bool             `mapstructure:"ssh_pty" cty:"ssh_pty" hcl:"ssh_pty"`
+	SSHTimeout                *string           `mapstructure:"ssh_timeout" cty:"ssh_timeout" hcl:"ssh_timeout"`
+	SSHWaitTimeout            *string           `mapstructure:"ssh_wait_timeout" undocumented:"true" cty:"ssh_wait_timeout" hcl:"ssh_wait_timeout"`
+	SSHAgentAuth              *bool             `mapstructure:"ssh_agent_auth" undocumented:"true" cty:"ssh_agent_auth" hcl:"ssh_agent_auth"`
+	SSHDisableAgentForwarding *bool             `mapstructure:"ssh_disable_agent_forwarding" cty:"ssh_disable_agent_forwarding" hcl:"ssh_disable_agent_forwarding"`
+	SSHHandshakeAttempts      *int              `mapstructure:"ssh_handshake_attempts" cty:"ssh_handshake_attempts" hcl:"ssh_handshake_attempts"`
+	SSHBastionHost            *string           `mapstructure:"ssh_bastion_host" cty:"ssh_bastion_host" hcl:"ssh_bastion_host"`
+	SSHBastionPort            *int              `mapstructure:"ssh_bastion_port" cty:"ssh_bastion_port" hcl:"ssh_bastion_port"`
+	SSHBastionAgentAuth       *bool             `mapstructure:"ssh_bastion_agent_auth" cty:"ssh_bastion_agent_auth" hcl:"ssh_bastion_agent_auth"`
+	SSHBastionUsername        *string           `mapstructure:"ssh_bastion_username" cty:"ssh_bastion_username" hcl:"ssh_bastion_username"`
+	SSHBastionPassword        *string           `mapstructure:"ssh_bastion_password" cty:"ssh_bastion_password" hcl:"ssh_bastion_password"`
+	SSHBastionInteractive     *bool             `mapstructure:"ssh_bastion_interactive" cty:"ssh_bastion_interactive" hcl:"ssh_bastion_interactive"`
+	SSHBastionPrivateKeyFile  *string           `mapstructure:"ssh_bastion_private_key_file" cty:"ssh_bastion_private_key_file" hcl:"ssh_bastion_private_key_file"`
+	SSHBastionCertificateFile *string           `mapstructure:"ssh_bastion_certificate_file" cty:"ssh_bastion_certificate_file" hcl:"ssh_bastion_certificate_file"`
+	SSHFileTransferMethod     *string           `mapstructure:"ssh_file_transfer_method" cty:"ssh_file_transfer_method" hcl:"ssh_file_transfer_method"`
+	SSHProxyHost              *string           `mapstructure:"ssh_proxy_host" cty:"ssh_proxy_host" hcl:"ssh_proxy_host"`
+	SSHProxyPort              *int              `mapstructure:"ssh_proxy_port" cty:"ssh_proxy_port" hcl:"ssh_proxy_port"`
+	SSHProxyUsername          *string           `mapstructure:"ssh_proxy_username" cty:"ssh_proxy_username" hcl:"ssh_proxy_username"`
+	SSHProxyPassword          *string           `mapstructure:"ssh_proxy_password" cty:"ssh_proxy_password" hcl:"ssh_proxy_password"`
+	SSHKeepAliveInterval      *string           `mapstructure:"ssh_keep_alive_interval" cty:"ssh_keep_alive_interval" hcl:"ssh_keep_alive_interval"`
+	SSHReadWriteTimeout       *string           `mapstructure:"ssh_read_write_timeout" cty:"ssh_read_write_timeout" hcl:"ssh_read_write_timeout"`
+	SSHRemoteTunnels          []string          `mapstructure:"ssh_remote_tunnels" cty:"ssh_remote_tunnels" hcl:"ssh_remote_tunnels"`
+	SSHLocalTunnels           []string          `mapstructure:"ssh_local_tunnels" cty:"ssh_local_tunnels" hcl:"ssh_local_tunnels"`
+	SSHPublicKey              []byte            `mapstructure:"ssh_public_key" undocumented:"true" cty:"ssh_public_key" hcl:"ssh_public_key"`
+	SSHPrivateKey             []byte            `mapstructure:"ssh_private_key" undocumented:"true" cty:"ssh_private_key" hcl:"ssh_private_key"`
+	WinRMUser                 *string           `mapstructure:"winrm_username" cty:"winrm_username" hcl:"winrm_username"`
+	WinRMPassword             *string           `mapstructure:"winrm_password" cty:"winrm_password" hcl:"winrm_password"`
+	WinRMHost                 *string           `mapstructure:"winrm_host" cty:"winrm_host" hcl:"winrm_host"`
+	WinRMNoProxy              *bool             `mapstructure:"winrm_no_proxy" cty:"winrm_no_proxy" hcl:"winrm_no_proxy"`
+	WinRMPort                 *int              `mapstructure:"winrm_port" cty:"winrm_port" hcl:"winrm_port"`
+	WinRMTimeout              *string           `mapstructure:"winrm_timeout" cty:"winrm_timeout" hcl:"winrm_timeout"`
+	WinRMUseSSL               *bool             `mapstructure:"winrm_use_ssl" cty:"winrm_use_ssl" hcl:"winrm_use_ssl"`
+	WinRMInsecure             *bool             `mapstructure:"winrm_insecure" cty:"winrm_insecure" hcl:"winrm_insecure"`
+	WinRMUseNTLM              *bool             `mapstructure:"winrm_use_ntlm" cty:"winrm_use_ntlm" hcl:"winrm_use_ntlm"`
+	Region                    *string           `mapstructure:"region" override:"aws.region" cty:"region" hcl:"region"`
+	InstanceType              *string           `mapstructure:"instance_type" override:"aws.sizes" cty:"instance_type" hcl:"instance_type"`
+	InstanceTypes             []string          `mapstructure:"instance_types" override:"aws.sizes" cty:"instance_types" hcl:"instance_types"`
+	SourceAMI                 *string           `mapstructure:"source_ami" override:"aws.base_image" cty:"source_ami" hcl:"source_ami"`
+	AMIName                   *string           `mapstructure:"ami_name" override:"image.name" cty:"ami_name" hcl:"ami_name"`
+	AMIRegions                []string          `mapstructure:"ami_regions" override:"aws.copy_to" cty:"ami_regions" hcl:"ami_regions"`
+	AMIUsers                  []string          `mapstructure:"ami_users" override:"aws.share" cty:"ami_users" hcl:"ami_users"`
+	AMIOrgARNs                []string          `mapstructure:"ami_org_arns" override:"aws.share" cty:"ami_org_arns" hcl:"ami_org_arns"`
+	AMIOUARNs                 []string          `mapstructure:"ami_ou_arns" override:"aws.share" cty:"ami_ou_arns" hcl:"ami_ou_arns"`
+	KMSKeyID                  *string           `mapstructure:"kms_key_id" override:"aws.kms_key" cty:"kms_key_id" hcl:"kms_key_id"`
+	SubnetID                  *string           `mapstructure:"subnet_id" override:"aws.subnet" cty:"subnet_id" hcl:"subnet_id"`
+	SecurityGroupID           *string           `mapstructure:"security_group_id" override:"aws.security_group" cty:"security_group_id" hcl:"security_group_id"`
+	SourceCIDR                *string           `mapstructure:"temporary_security_group_source_cidr" override:"aws.allow_cidr" cty:"temporary_security_group_source_cidr" hcl:"temporary_security_group_source_cidr"`
+	InstanceProfile           *string           `mapstructure:"iam_instance_profile" override:"aws.instance_profile" cty:"iam_instance_profile" hcl:"iam_instance_profile"`
+	Spot                      *bool             `mapstructure:"spot" override:"aws.spot" cty:"spot" hcl:"spot"`
+	SSHInterface              *string           `mapstructure:"ssh_interface" cty:"ssh_interface" hcl:"ssh_interface"`
+	Tags                      map[string]string `mapstructure:"tags" override:"aws.tags" cty:"tags" hcl:"tags"`
+	TestBoot                  *bool             `mapstructure:"test_boot" override:"aws.test_boot" cty:"test_boot" hcl:"test_boot"`
+	KeepFailed                *bool             `mapstructure:"keep_failed" override:"aws.keep_failed" cty:"keep_failed" hcl:"keep_failed"`
+	Publish                   *string           `mapstructure:"publish" override:"aws.publish" cty:"publish" hcl:"publish"`
+	Keep                      *int              `mapstructure:"keep" override:"aws.keep" cty:"keep" hcl:"keep"`
+	DeprecateAfter            *int              `mapstructure:"deprecate_after" override:"aws.deprecate_after" cty:"deprecate_after" hcl:"deprecate_after"`
+	Protect                   *bool             `mapstructure:"deregistration_protection" override:"aws.protect" cty:"deregistration_protection" hcl:"deregistration_protection"`
+	FromDisk                  *string           `mapstructure:"from_disk" override:"aws.from_disk" cty:"from_disk" hcl:"from_disk"`
+}
+
+// FlatMapstructure returns a new FlatAWSConfig.
+// FlatAWSConfig is an auto-generated flat version of AWSConfig.
+// Where the contents a fields with a `mapstructure:,squash` tag are bubbled up.
+func (*AWSConfig) FlatMapstructure() interface{ HCL2Spec() map[string]hcldec.Spec } {
+	return new(FlatAWSConfig)
+}
+
+// HCL2Spec returns the hcl spec of a AWSConfig.
+// This spec is used by HCL to read the fields of AWSConfig.
+// The decoded values from this spec will then be applied to a FlatAWSConfig.
+func (*FlatAWSConfig) HCL2Spec() map[string]hcldec.Spec {
+	s := map[string]hcldec.Spec{
+		"packer_build_name":                    &hcldec.AttrSpec{Name: "packer_build_name", Type: cty.String, Required: false},
+		"packer_builder_type":                  &hcldec.AttrSpec{Name: "packer_builder_type", Type: cty.String, Required: false},
+		"packer_core_version":                  &hcldec.AttrSpec{Name: "packer_core_version", Type: cty.String, Required: false},
+		"packer_debug":                         &hcldec.AttrSpec{Name: "packer_debug", Type: cty.Bool, Required: false},
+		"packer_force":                         &hcldec.AttrSpec{Name: "packer_force", Type: cty.Bool, Required: false},
+		"packer_on_error":                      &hcldec.AttrSpec{Name: "packer_on_error", Type: cty.String, Required: false},
+		"packer_user_variables":                &hcldec.AttrSpec{Name: "packer_user_variables", Type: cty.Map(cty.String), Required: false},
+		"packer_sensitive_variables":           &hcldec.AttrSpec{Name: "packer_sensitive_variables", Type: cty.List(cty.String), Required: false},
+		"spec_file":                            &hcldec.AttrSpec{Name: "spec_file", Type: cty.String, Required: false},
+		"os":                                   &hcldec.AttrSpec{Name: "os", Type: cty.String, Required: false},
+		"architecture":                         &hcldec.AttrSpec{Name: "architecture", Type: cty.String, Required: false},
+		"docker_source":                        &hcldec.AttrSpec{Name: "docker_source", Type: cty.String, Required: false},
+		"docker_version":                       &hcldec.AttrSpec{Name: "docker_version", Type: cty.String, Required: false},
+		"container_images":                     &hcldec.AttrSpec{Name: "container_images", Type: cty.List(cty.String), Required: false},
+		"container_archives":                   &hcldec.AttrSpec{Name: "container_archives", Type: cty.Map(cty.String), Required: false},
+		"registry_server":                      &hcldec.AttrSpec{Name: "registry_server", Type: cty.String, Required: false},
+		"registry_username":                    &hcldec.AttrSpec{Name: "registry_username", Type: cty.String, Required: false},
+		"registry_password":                    &hcldec.AttrSpec{Name: "registry_password", Type: cty.String, Required: false},
+		"scripts":                              &hcldec.AttrSpec{Name: "scripts", Type: cty.List(cty.String), Required: false},
+		"disk_gb":                              &hcldec.AttrSpec{Name: "disk_gb", Type: cty.Number, Required: false},
+		"admin_user":                           &hcldec.AttrSpec{Name: "admin_user", Type: cty.String, Required: false},
+		"runner":                               &hcldec.BlockSpec{TypeName: "runner", Nested: hcldec.ObjectSpec((*FlatRunnerConfig)(nil).HCL2Spec())},
+		"firstboot":                            &hcldec.AttrSpec{Name: "firstboot", Type: cty.String, Required: false},
+		"allow_small":                          &hcldec.AttrSpec{Name: "allow_small", Type: cty.Bool, Required: false},
+		"image_name":                           &hcldec.AttrSpec{Name: "image_name", Type: cty.String, Required: false},
+		"output_directory":                     &hcldec.AttrSpec{Name: "output_directory", Type: cty.String, Required: false},
+		"communicator":                         &hcldec.AttrSpec{Name: "communicator", Type: cty.String, Required: false},
+		"pause_before_connecting":              &hcldec.AttrSpec{Name: "pause_before_connecting", Type: cty.String, Required: false},
+		"ssh_host":                             &hcldec.AttrSpec{Name: "ssh_host", Type: cty.String, Required: false},
+		"ssh_port":                             &hcldec.AttrSpec{Name: "ssh_port", Type: cty.Number, Required: false},
+		"ssh_username":                         &hcldec.AttrSpec{Name: "ssh_username", Type: cty.String, Required: false},
+		"ssh_password":                         &hcldec.AttrSpec{Name: "ssh_password", Type: cty.String, Required: false},
+		"ssh_keypair_name":                     &hcldec.AttrSpec{Name: "ssh_keypair_name", Type: cty.String, Required: false},
+		"temporary_key_pair_name":              &hcldec.AttrSpec{Name: "temporary_key_pair_name", Type: cty.String, Required: false},
+		"temporary_key_pair_type":              &hcldec.AttrSpec{Name: "temporary_key_pair_type", Type: cty.String, Required: false},
+		"temporary_key_pair_bits":              &hcldec.AttrSpec{Name: "temporary_key_pair_bits", Type: cty.Number, Required: false},
+		"ssh_ciphers":                          &hcldec.AttrSpec{Name: "ssh_ciphers", Type: cty.List(cty.String), Required: false},
+		"ssh_clear_authorized_keys":            &hcldec.AttrSpec{Name: "ssh_clear_authorized_keys", Type: cty.Bool, Required: false},
+		"ssh_key_exchange_algorithms":          &hcldec.AttrSpec{Name: "ssh_key_exchange_algorithms", Type: cty.List(cty.String), Required: false},
+		"ssh_private_key_file":                 &hcldec.AttrSpec{Name: "ssh_private_key_file", Type: cty.String, Required: false},
+		"ssh_certificate_file":                 &hcldec.AttrSpec{Name: "ssh_certificate_file", Type: cty.String, Required: false},
+		"ssh_pty":                              &hcldec.AttrSpec{Name: "ssh_pty", Type: cty.Bool, Required: false},
+		"ssh_timeout":                          &hcldec.AttrSpec{Name: "ssh_timeout", Type: cty.String, Required: false},
+		"ssh_wait_timeout":                     &hcldec.AttrSpec{Name: "ssh_wait_timeout", Type: cty.String, Required: false},
+		"ssh_agent_auth":                       &hcldec.AttrSpec{Name: "ssh_agent_auth", Type: cty.Bool, Required: false},
+		"ssh_disable_agent_forwarding":         &hcldec.AttrSpec{Name: "ssh_disable_agent_forwarding", Type: cty.Bool, Required: false},
+		"ssh_handshake_attempts":               &hcldec.AttrSpec{Name: "ssh_handshake_attempts", Type: cty.Number, Required: false},
+		"ssh_bastion_host":                     &hcldec.AttrSpec{Name: "ssh_bastion_host", Type: cty.String, Required: false},
+		"ssh_bastion_port":                     &hcldec.AttrSpec{Name: "ssh_bastion_port", Type: cty.Number, Required: false},
+		"ssh_bastion_agent_auth":               &hcldec.AttrSpec{Name: "ssh_bastion_agent_auth", Type: cty.Bool, Required: false},
+		"ssh_bastion_username":                 &hcldec.AttrSpec{Name: "ssh_bastion_username", Type: cty.String, Required: false},
+		"ssh_bastion_password":                 &hcldec.AttrSpec{Name: "ssh_bastion_password", Type: cty.String, Required: false},
+		"ssh_bastion_interactive":              &hcldec.AttrSpec{Name: "ssh_bastion_interactive", Type: cty.Bool, Required: false},
+		"ssh_bastion_private_key_file":         &hcldec.AttrSpec{Name: "ssh_bastion_private_key_file", Type: cty.String, Required: false},
+		"ssh_bastion_certificate_file":         &hcldec.AttrSpec{Name: "ssh_bastion_certificate_file", Type: cty.String, Required: false},
+		"ssh_file_transfer_method":             &hcldec.AttrSpec{Name: "ssh_file_transfer_method", Type: cty.String, Required: false},
+		"ssh_proxy_host":                       &hcldec.AttrSpec{Name: "ssh_proxy_host", Type: cty.String, Required: false},
+		"ssh_proxy_port":                       &hcldec.AttrSpec{Name: "ssh_proxy_port", Type: cty.Number, Required: false},
+		"ssh_proxy_username":                   &hcldec.AttrSpec{Name: "ssh_proxy_username", Type: cty.String, Required: false},
+		"ssh_proxy_password":                   &hcldec.AttrSpec{Name: "ssh_proxy_password", Type: cty.String, Required: false},
+		"ssh_keep_alive_interval":              &hcldec.AttrSpec{Name: "ssh_keep_alive_interval", Type: cty.String, Required: false},
+		"ssh_read_write_timeout":               &hcldec.AttrSpec{Name: "ssh_read_write_timeout", Type: cty.String, Required: false},
+		"ssh_remote_tunnels":                   &hcldec.AttrSpec{Name: "ssh_remote_tunnels", Type: cty.List(cty.String), Required: false},
+		"ssh_local_tunnels":                    &hcldec.AttrSpec{Name: "ssh_local_tunnels", Type: cty.List(cty.String), Required: false},
+		"ssh_public_key":                       &hcldec.AttrSpec{Name: "ssh_public_key", Type: cty.List(cty.Number), Required: false},
+		"ssh_private_key":                      &hcldec.AttrSpec{Name: "ssh_private_key", Type: cty.List(cty.Number), Required: false},
+		"winrm_username":                       &hcldec.AttrSpec{Name: "winrm_username", Type: cty.String, Required: false},
+		"winrm_password":                       &hcldec.AttrSpec{Name: "winrm_password", Type: cty.String, Required: false},
+		"winrm_host":                           &hcldec.AttrSpec{Name: "winrm_host", Type: cty.String, Required: false},
+		"winrm_no_proxy":                       &hcldec.AttrSpec{Name: "winrm_no_proxy", Type: cty.Bool, Required: false},
+		"winrm_port":                           &hcldec.AttrSpec{Name: "winrm_port", Type: cty.Number, Required: false},
+		"winrm_timeout":                        &hcldec.AttrSpec{Name: "winrm_timeout", Type: cty.String, Required: false},
+		"winrm_use_ssl":                        &hcldec.AttrSpec{Name: "winrm_use_ssl", Type: cty.Bool, Required: false},
+		"winrm_insecure":                       &hcldec.AttrSpec{Name: "winrm_insecure", Type: cty.Bool, Required: false},
+		"winrm_use_ntlm":                       &hcldec.AttrSpec{Name: "winrm_use_ntlm", Type: cty.Bool, Required: false},
+		"region":                               &hcldec.AttrSpec{Name: "region", Type: cty.String, Required: false},
+		"instance_type":                        &hcldec.AttrSpec{Name: "instance_type", Type: cty.String, Required: false},
+		"instance_types":                       &hcldec.AttrSpec{Name: "instance_types", Type: cty.List(cty.String), Required: false},
+		"source_ami":                           &hcldec.AttrSpec{Name: "source_ami", Type: cty.String, Required: false},
+		"ami_name":                             &hcldec.AttrSpec{Name: "ami_name", Type: cty.String, Required: false},
+		"ami_regions":                          &hcldec.AttrSpec{Name: "ami_regions", Type: cty.List(cty.String), Required: false},
+		"ami_users":                            &hcldec.AttrSpec{Name: "ami_users", Type: cty.List(cty.String), Required: false},
+		"ami_org_arns":                         &hcldec.AttrSpec{Name: "ami_org_arns", Type: cty.List(cty.String), Required: false},
+		"ami_ou_arns":                          &hcldec.AttrSpec{Name: "ami_ou_arns", Type: cty.List(cty.String), Required: false},
+		"kms_key_id":                           &hcldec.AttrSpec{Name: "kms_key_id", Type: cty.String, Required: false},
+		"subnet_id":                            &hcldec.AttrSpec{Name: "subnet_id", Type: cty.String, Required: false},
+		"security_group_id":                    &hcldec.AttrSpec{Name: "security_group_id", Type: cty.String, Required: false},
+		"temporary_security_group_source_cidr": &hcldec.AttrSpec{Name: "temporary_security_group_source_cidr", Type: cty.String, Required: false},
+		"iam_instance_profile":                 &hcldec.AttrSpec{Name: "iam_instance_profile", Type: cty.String, Required: false},
+		"spot":                                 &hcldec.AttrSpec{Name: "spot", Type: cty.Bool, Required: false},
+		"ssh_interface":                        &hcldec.AttrSpec{Name: "ssh_interface", Type: cty.String, Required: false},
+		"tags":                                 &hcldec.AttrSpec{Name: "tags", Type: cty.Map(cty.String), Required: false},
+		"test_boot":                            &hcldec.AttrSpec{Name: "test_boot", Type: cty.Bool, Required: false},
+		"keep_failed":                          &hcldec.AttrSpec{Name: "keep_failed", Type: cty.Bool, Required: false},
+		"publish":                              &hcldec.AttrSpec{Name: "publish", Type: cty.String, Required: false},
+		"keep":                                 &hcldec.AttrSpec{Name: "keep", Type: cty.Number, Required: false},
+		"deprecate_after":                      &hcldec.AttrSpec{Name: "deprecate_after", Type: cty.Number, Required: false},
+		"deregistration_protection":            &hcldec.AttrSpec{Name: "deregistration_protection", Type: cty.Bool, Required: false},
+		"from_disk":                            &hcldec.AttrSpec{Name: "from_disk", Type: cty.String, Required: false},
+	}
+	return s
+}
+
+// FlatAzureConfig is an auto-generated flat version of AzureConfig.
+// Where the contents of a field with a `mapstructure:,squash` tag are bubbled up.
+type FlatAzureConfig struct {
+	PackerBuildName           *string           `mapstructure:"packer_build_name" cty:"packer_build_name" hcl:"packer_build_name"`
+	PackerBuilderType         *string           `mapstructure:"packer_builder_type" cty:"packer_builder_type" hcl:"packer_builder_type"`
+	PackerCoreVersion         *string           `mapstructure:"packer_core_version" cty:"packer_core_version" hcl:"packer_core_version"`
+	PackerDebug               *bool             `mapstructure:"packer_debug" cty:"packer_debug" hcl:"packer_debug"`
+	PackerForce               *bool             `mapstructure:"packer_force" cty:"packer_force" hcl:"packer_force"`
+	PackerOnError             *string           `mapstructure:"packer_on_error" cty:"packer_on_error" hcl:"packer_on_error"`
+	PackerUserVars            map[string]string `mapstructure:"packer_user_variables" cty:"packer_user_variables" hcl:"packer_user_variables"`
+	PackerSensitiveVars       []string          `mapstructure:"packer_sensitive_variables" cty:"packer_sensitive_variables" hcl:"packer_sensitive_variables"`
+	SpecFile                  *string           `mapstructure:"spec_file" cty:"spec_file" hcl:"spec_file"`
+	OS                        *string           `mapstructure:"os" override:"image.os" cty:"os" hcl:"os"`
+	Arch                      *string           `mapstructure:"architecture" override:"image.arch" cty:"architecture" hcl:"architecture"`
+	DockerSource              *string           `mapstructure:"docker_source" override:"image.docker.source" cty:"docker_source" hcl:"docker_source"`
+	DockerVersion             *string           `mapstructure:"docker_version" override:"image.docker.version" cty:"docker_version" hcl:"docker_version"`
+	ContainerImages           []string          `mapstructure:"container_images" override:"image.pull[]/ref" cty:"container_images" hcl:"container_images"`
+	ContainerArchives         map[string]string `mapstructure:"container_archives" override:"image.pull[]/archive" cty:"container_archives" hcl:"container_archives"`
+	RegistryServer            *string           `mapstructure:"registry_server" override:"image.registry.server" cty:"registry_server" hcl:"registry_server"`
+	RegistryUsername          *string           `mapstructure:"registry_username" override:"image.registry.username" cty:"registry_username" hcl:"registry_username"`
+	RegistryPassword          *string           `mapstructure:"registry_password" override:"image.registry.password" cty:"registry_password" hcl:"registry_password"`
+	Scripts                   []string          `mapstructure:"scripts" override:"image.scripts" cty:"scripts" hcl:"scripts"`
+	DiskGB                    *int              `mapstructure:"disk_gb" override:"image.disk_gb" cty:"disk_gb" hcl:"disk_gb"`
+	AdminUser                 *string           `mapstructure:"admin_user" override:"image.admin_user" cty:"admin_user" hcl:"admin_user"`
+	Runner                    *FlatRunnerConfig `mapstructure:"runner" cty:"runner" hcl:"runner"`
+	FirstBoot                 *string           `mapstructure:"firstboot" cty:"firstboot" hcl:"firstboot"`
+	AllowSmall                *bool             `mapstructure:"allow_small" cty:"allow_small" hcl:"allow_small"`
+	ImageName                 *string           `mapstructure:"image_name" override:"image.name" cty:"image_name" hcl:"image_name"`
+	OutputDirectory           *string           `mapstructure:"output_directory" override:"metal.output" cty:"output_directory" hcl:"output_directory"`
+	Type                      *string           `mapstructure:"communicator" cty:"communicator" hcl:"communicator"`
+	PauseBeforeConnect        *string           `mapstructure:"pause_before_connecting" cty:"pause_before_connecting" hcl:"pause_before_connecting"`
+	SSHHost                   *string           `mapstructure:"ssh_host" cty:"ssh_host" hcl:"ssh_host"`
+	SSHPort                   *int              `mapstructure:"ssh_port" cty:"ssh_port" hcl:"ssh_port"`
+	SSHUsername               *string           `mapstructure:"ssh_username" cty:"ssh_username" hcl:"ssh_username"`
+	SSHPassword               *string           `mapstructure:"ssh_password" cty:"ssh_password" hcl:"ssh_password"`
+	SSHKeyPairName            *string           `mapstructure:"ssh_keypair_name" undocumented:"true" cty:"ssh_keypair_name" hcl:"ssh_keypair_name"`
+	SSHTemporaryKeyPairName   *string           `mapstructure:"temporary_key_pair_name" undocumented:"true" cty:"temporary_key_pair_name" hcl:"temporary_key_pair_name"`
+	SSHTemporaryKeyPairType   *string           `mapstructure:"temporary_key_pair_type" cty:"temporary_key_pair_type" hcl:"temporary_key_pair_type"`
+	SSHTemporaryKeyPairBits   *int              `mapstructure:"temporary_key_pair_bits" cty:"temporary_key_pair_bits" hcl:"temporary_key_pair_bits"`
+	SSHCiphers                []string          `mapstructure:"ssh_ciphers" cty:"ssh_ciphers" hcl:"ssh_ciphers"`
+	SSHClearAuthorizedKeys    *bool             `mapstructure:"ssh_clear_authorized_keys" cty:"ssh_clear_authorized_keys" hcl:"ssh_clear_authorized_keys"`
+	SSHKEXAlgos               []string          `mapstructure:"ssh_key_exchange_algorithms" cty:"ssh_key_exchange_algorithms" hcl:"ssh_key_exchange_algorithms"`
+	SSHPrivateKeyFile         *string           `mapstructure:"ssh_private_key_file" undocumented:"true" cty:"ssh_private_key_file" hcl:"ssh_private_key_file"`
+	SSHCertificateFile        *string           `mapstructure:"ssh_certificate_file" cty:"ssh_certificate_file" hcl:"ssh_certificate_file"`
+	SSHPty                    *bool             `mapstructure:"ssh_pty" cty:"ssh_pty" hcl:"ssh_pty"`
+	SSHTimeout                *string           `mapstructure:"ssh_timeout" cty:"ssh_timeout" hcl:"ssh_timeout"`
+	SSHWaitTimeout            *string           `mapstructure:"ssh_wait_timeout" undocumented:"true" cty:"ssh_wait_timeout" hcl:"ssh_wait_timeout"`
+	SSHAgentAuth              *bool             `mapstructure:"ssh_agent_auth" undocumented:"true" cty:"ssh_agent_auth" hcl:"ssh_agent_auth"`
+	SSHDisableAgentForwarding *bool             `mapstructure:"ssh_disable_agent_forwarding" cty:"ssh_disable_agent_forwarding" hcl:"ssh_disable_agent_forwarding"`
+	SSHHandshakeAttempts      *int              `mapstructure:"ssh_handshake_attempts" cty:"ssh_handshake_attempts" hcl:"ssh_handshake_attempts"`
+	SSHBastionHost            *string           `mapstructure:"ssh_bastion_host" cty:"ssh_bastion_host" hcl:"ssh_bastion_host"`
+	SSHBastionPort            *int              `mapstructure:"ssh_bastion_port" cty:"ssh_bastion_port" hcl:"ssh_bastion_port"`
+	SSHBastionAgentAuth       *bool             `mapstructure:"ssh_bastion_agent_auth" cty:"ssh_bastion_agent_auth" hcl:"ssh_bastion_agent_auth"`
+	SSHBastionUsername        *string           `mapstructure:"ssh_bastion_username" cty:"ssh_bastion_username" hcl:"ssh_bastion_username"`
+	SSHBastionPassword        *string           `mapstructure:"ssh_bastion_password" cty:"ssh_bastion_password" hcl:"ssh_bastion_password"`
+	SSHBastionInteractive     *bool             `mapstructure:"ssh_bastion_interactive" cty:"ssh_bastion_interactive" hcl:"ssh_bastion_interactive"`
+	SSHBastionPrivateKeyFile  *string           `mapstructure:"ssh_bastion_private_key_file" cty:"ssh_bastion_private_key_file" hcl:"ssh_bastion_private_key_file"`
+	SSHBastionCertificateFile *string           `mapstructure:"ssh_bastion_certificate_file" cty:"ssh_bastion_certificate_file" hcl:"ssh_bastion_certificate_file"`
+	SSHFileTransferMethod     *string           `mapstructure:"ssh_file_transfer_method" cty:"ssh_file_transfer_method" hcl:"ssh_file_transfer_method"`
+	SSHProxyHost              *string           `mapstructure:"ssh_proxy_host" cty:"ssh_proxy_host" hcl:"ssh_proxy_host"`
+	SSHProxyPort              *int              `mapstructure:"ssh_proxy_port" cty:"ssh_proxy_port" hcl:"ssh_proxy_port"`
+	SSHProxyUsername          *string           `mapstructure:"ssh_proxy_username" cty:"ssh_proxy_username" hcl:"ssh_proxy_username"`
+	SSHProxyPassword          *string           `mapstructure:"ssh_proxy_password" cty:"ssh_proxy_password" hcl:"ssh_proxy_password"`
+	SSHKeepAliveInterval      *string           `mapstructure:"ssh_keep_alive_interval" cty:"ssh_keep_alive_interval" hcl:"ssh_keep_alive_interval"`
+	SSHReadWriteTimeout       *string           `mapstructure:"ssh_read_write_timeout" cty:"ssh_read_write_timeout" hcl:"ssh_read_write_timeout"`
+	SSHRemoteTunnels          []string          `mapstructure:"ssh_remote_tunnels" cty:"ssh_remote_tunnels" hcl:"ssh_remote_tunnels"`
+	SSHLocalTunnels           []string          `mapstructure:"ssh_local_tunnels" cty:"ssh_local_tunnels" hcl:"ssh_local_tunnels"`
+	SSHPublicKey              []byte            `mapstructure:"ssh_public_key" undocumented:"true" cty:"ssh_public_key" hcl:"ssh_public_key"`
+	SSHPrivateKey             []byte            `mapstructure:"ssh_private_key" undocumented:"true" cty:"ssh_private_key" hcl:"ssh_private_key"`
+	WinRMUser                 *string           `mapstructure:"winrm_username" cty:"winrm_username" hcl:"winrm_username"`
+	WinRMPassword             *string           `mapstructure:"winrm_password" cty:"winrm_password" hcl:"winrm_password"`
+	WinRMHost                 *string           `mapstructure:"winrm_host" cty:"winrm_host" hcl:"winrm_host"`
+	WinRMNoProxy              *bool             `mapstructure:"winrm_no_proxy" cty:"winrm_no_proxy" hcl:"winrm_no_proxy"`
+	WinRMPort                 *int              `mapstructure:"winrm_port" cty:"winrm_port" hcl:"winrm_port"`
+	WinRMTimeout              *string           `mapstructure:"winrm_timeout" cty:"winrm_timeout" hcl:"winrm_timeout"`
+	WinRMUseSSL               *bool             `mapstructure:"winrm_use_ssl" cty:"winrm_use_ssl" hcl:"winrm_use_ssl"`
+	WinRMInsecure             *bool             `mapstructure:"winrm_insecure" cty:"winrm_insecure" hcl:"winrm_insecure"`
+	WinRMUseNTLM              *bool             `mapstructure:"winrm_use_ntlm" cty:"winrm_use_ntlm" hcl:"winrm_use_ntlm"`
+	SubscriptionID            *string           `mapstructure:"subscription_id" override:"azure.subscription" cty:"subscription_id" hcl:"subscription_id"`
+	ResourceGroup             *string           `mapstructure:"resource_group_name" override:"azure.resource_group" cty:"resource_group_name" hcl:"resource_group_name"`
+	Location                  *string           `mapstructure:"location" override:"azure.location" cty:"location" hcl:"location"`
+	VMSize                    *string           `mapstructure:"vm_size" override:"azure.sizes" cty:"vm_size" hcl:"vm_size"`
+	VMSizes                   []string          `mapstructure:"vm_sizes" override:"azure.sizes" cty:"vm_sizes" hcl:"vm_sizes"`
+	Gallery                   *string           `mapstructure:"gallery_name" override:"azure.gallery" cty:"gallery_name" hcl:"gallery_name"`
+	Definition                *string           `mapstructure:"gallery_image_name" override:"azure.definition" cty:"gallery_image_name" hcl:"gallery_image_name"`
+	Version                   *string           `mapstructure:"gallery_image_version" override:"azure.version" cty:"gallery_image_version" hcl:"gallery_image_version"`
+	ReplicationRegions        []string          `mapstructure:"replication_regions" override:"azure.replicate_to" cty:"replication_regions" hcl:"replication_regions"`
+	ManagedImage              *string           `mapstructure:"managed_image_name" override:"azure.managed_image" cty:"managed_image_name" hcl:"managed_image_name"`
+	Subnet                    *string           `mapstructure:"subnet_id" override:"azure.subnet" cty:"subnet_id" hcl:"subnet_id"`
+	AllowCIDR                 *string           `mapstructure:"allowed_inbound_ip_address" override:"azure.allow_cidr" cty:"allowed_inbound_ip_address" hcl:"allowed_inbound_ip_address"`
+	SSHInterface              *string           `mapstructure:"ssh_interface" cty:"ssh_interface" hcl:"ssh_interface"`
+	TrustedLaunch             *bool             `mapstructure:"trusted_launch" override:"azure.trusted_launch" cty:"trusted_launch" hcl:"trusted_launch"`
+	Tags                      map[string]string `mapstructure:"tags" override:"azure.tags" cty:"tags" hcl:"tags"`
+	TestBoot                  *bool             `mapstructure:"test_boot" override:"azure.test_boot" cty:"test_boot" hcl:"test_boot"`
+	Keep                      *int              `mapstructure:"keep" override:"azure.keep" cty:"keep" hcl:"keep"`
+	FromVHD                   *string           `mapstructure:"from_vhd" override:"azure.from_vhd" cty:"from_vhd" hcl:"from_vhd"`
+	Cloud                     *string           `mapstructure:"cloud_environment_name" override:"azure.cloud" cty:"cloud_environment_name" hcl:"cloud_environment_name"`
+	Auth                      *string           `mapstructure:"auth" override:"azure.auth" cty:"auth" hcl:"auth"`
+	Endpoint                  *string           `mapstructure:"endpoint" override:"azure.endpoint" cty:"endpoint" hcl:"endpoint"`
+}
+
+// FlatMapstructure returns a new FlatAzureConfig.
+// FlatAzureConfig is an auto-generated flat version of AzureConfig.
+// Where the contents a fields with a `mapstructure:,squash` tag are bubbled up.
+func (*AzureConfig) FlatMapstructure() interface{ HCL2Spec() map[string]hcldec.Spec } {
+	return new(FlatAzureConfig)
+}
+
+// HCL2Spec returns the hcl spec of a AzureConfig.
+// This spec is used by HCL to read the fields of AzureConfig.
+// The decoded values from this spec will then be applied to a FlatAzureConfig.
+func (*FlatAzureConfig) HCL2Spec() map[string]hcldec.Spec {
+	s := map[string]hcldec.Spec{
+		"packer_build_name":            &hcldec.AttrSpec{Name: "packer_build_name", Type: cty.String, Required: false},
+		"packer_builder_type":          &hcldec.AttrSpec{Name: "packer_builder_type", Type: cty.String, Required: false},
+		"packer_core_version":          &hcldec.AttrSpec{Name: "packer_core_version", Type: cty.String, Required: false},
+		"packer_debug":                 &hcldec.AttrSpec{Name: "packer_debug", Type: cty.Bool, Required: false},
+		"packer_force":                 &hcldec.AttrSpec{Name: "packer_force", Type: cty.Bool, Required: false},
+		"packer_on_error":              &hcldec.AttrSpec{Name: "packer_on_error", Type: cty.String, Required: false},
+		"packer_user_variables":        &hcldec.AttrSpec{Name: "packer_user_variables", Type: cty.Map(cty.String), Required: false},
+		"packer_sensitive_variables":   &hcldec.AttrSpec{Name: "packer_sensitive_variables", Type: cty.List(cty.String), Required: false},
+		"spec_file":                    &hcldec.AttrSpec{Name: "spec_file", Type: cty.String, Required: false},
+		"os":                           &hcldec.AttrSpec{Name: "os", Type: cty.String, Required: false},
+		"architecture":                 &hcldec.AttrSpec{Name: "architecture", Type: cty.String, Required: false},
+		"docker_source":                &hcldec.AttrSpec{Name: "docker_source", Type: cty.String, Required: false},
+		"docker_version":               &hcldec.AttrSpec{Name: "docker_version", Type: cty.String, Required: false},
+		"container_images":             &hcldec.AttrSpec{Name: "container_images", Type: cty.List(cty.String), Required: false},
+		"container_archives":           &hcldec.AttrSpec{Name: "container_archives", Type: cty.Map(cty.String), Required: false},
+		"registry_server":              &hcldec.AttrSpec{Name: "registry_server", Type: cty.String, Required: false},
+		"registry_username":            &hcldec.AttrSpec{Name: "registry_username", Type: cty.String, Required: false},
+		"registry_password":            &hcldec.AttrSpec{Name: "registry_password", Type: cty.String, Required: false},
+		"scripts":                      &hcldec.AttrSpec{Name: "scripts", Type: cty.List(cty.String), Required: false},
+		"disk_gb":                      &hcldec.AttrSpec{Name: "disk_gb", Type: cty.Number, Required: false},
+		"admin_user":                   &hcldec.AttrSpec{Name: "admin_user", Type: cty.String, Required: false},
+		"runner":                       &hcldec.BlockSpec{TypeName: "runner", Nested: hcldec.ObjectSpec((*FlatRunnerConfig)(nil).HCL2Spec())},
+		"firstboot":                    &hcldec.AttrSpec{Name: "firstboot", Type: cty.String, Required: false},
+		"allow_small":                  &hcldec.AttrSpec{Name: "allow_small", Type: cty.Bool, Required: false},
+		"image_name":                   &hcldec.AttrSpec{Name: "image_name", Type: cty.String, Required: false},
+		"output_directory":             &hcldec.AttrSpec{Name: "output_directory", Type: cty.String, Required: false},
+		"communicator":                 &hcldec.AttrSpec{Name: "communicator", Type: cty.String, Required: false},
+		"pause_before_connecting":      &hcldec.AttrSpec{Name: "pause_before_connecting", Type: cty.String, Required: false},
+		"ssh_host":                     &hcldec.AttrSpec{Name: "ssh_host", Type: cty.String, Required: false},
+		"ssh_port":                     &hcldec.AttrSpec{Name: "ssh_port", Type: cty.Number, Required: false},
+		"ssh_username":                 &hcldec.AttrSpec{Name: "ssh_username", Type: cty.String, Required: false},
+		"ssh_password":                 &hcldec.AttrSpec{Name: "ssh_password", Type: cty.String, Required: false},
+		"ssh_keypair_name":             &hcldec.AttrSpec{Name: "ssh_keypair_name", Type: cty.String, Required: false},
+		"temporary_key_pair_name":      &hcldec.AttrSpec{Name: "temporary_key_pair_name", Type: cty.String, Required: false},
+		"temporary_key_pair_type":      &hcldec.AttrSpec{Name: "temporary_key_pair_type", Type: cty.String, Required: false},
+		"temporary_key_pair_bits":      &hcldec.AttrSpec{Name: "temporary_key_pair_bits", Type: cty.Number, Required: false},
+		"ssh_ciphers":                  &hcldec.AttrSpec{Name: "ssh_ciphers", Type: cty.List(cty.String), Required: false},
+		"ssh_clear_authorized_keys":    &hcldec.AttrSpec{Name: "ssh_clear_authorized_keys", Type: cty.Bool, Required: false},
+		"ssh_key_exchange_algorithms":  &hcldec.AttrSpec{Name: "ssh_key_exchange_algorithms", Type: cty.List(cty.String), Required: false},
+		"ssh_private_key_file":         &hcldec.AttrSpec{Name: "ssh_private_key_file", Type: cty.String, Required: false},
+		"ssh_certificate_file":         &hcldec.AttrSpec{Name: "ssh_certificate_file", Type: cty.String, Required: false},
+		"ssh_pty":                      &hcldec.AttrSpec{Name: "ssh_pty", Type: cty.Bool, Required: false},
+		"ssh_timeout":                  &hcldec.AttrSpec{Name: "ssh_timeout", Type: cty.String, Required: false},
+		"ssh_wait_timeout":             &hcldec.AttrSpec{Name: "ssh_wait_timeout", Type: cty.String, Required: false},
+		"ssh_agent_auth":               &hcldec.AttrSpec{Name: "ssh_agent_auth", Type: cty.Bool, Required: false},
+		"ssh_disable_agent_forwarding": &hcldec.AttrSpec{Name: "ssh_disable_agent_forwarding", Type: cty.Bool, Required: false},
+		"ssh_handshake_attempts":       &hcldec.AttrSpec{Name: "ssh_handshake_attempts", Type: cty.Number, Required: false},
+		"ssh_bastion_host":             &hcldec.AttrSpec{Name: "ssh_bastion_host", Type: cty.String, Required: false},
+		"ssh_bastion_port":             &hcldec.AttrSpec{Name: "ssh_bastion_port", Type: cty.Number, Required: false},
+		"ssh_bastion_agent_auth":       &hcldec.AttrSpec{Name: "ssh_bastion_agent_auth", Type: cty.Bool, Required: false},
+		"ssh_bastion_username":         &hcldec.AttrSpec{Name: "ssh_bastion_username", Type: cty.String, Required: false},
+		"ssh_bastion_password":         &hcldec.AttrSpec{Name: "ssh_bastion_password", Type: cty.String, Required: false},
+		"ssh_bastion_interactive":      &hcldec.AttrSpec{Name: "ssh_bastion_interactive", Type: cty.Bool, Required: false},
+		"ssh_bastion_private_key_file": &hcldec.AttrSpec{Name: "ssh_bastion_private_key_file", Type: cty.String, Required: false},
+		"ssh_bastion_certificate_file": &hcldec.AttrSpec{Name: "ssh_bastion_certificate_file", Type: cty.String, Required: false},
+		"ssh_file_transfer_method":     &hcldec.AttrSpec{Name: "ssh_file_transfer_method", Type: cty.String, Required: false},
+		"ssh_proxy_host":               &hcldec.AttrSpec{Name: "ssh_proxy_host", Type: cty.String, Required: false},
+		"ssh_proxy_port":               &hcldec.AttrSpec{Name: "ssh_proxy_port", Type: cty.Number, Required: false},
+		"ssh_proxy_username":           &hcldec.AttrSpec{Name: "ssh_proxy_username", Type: cty.String, Required: false},
+		"ssh_proxy_password":           &hcldec.AttrSpec{Name: "ssh_proxy_password", Type: cty.String, Required: false},
+		"ssh_keep_alive_interval":      &hcldec.AttrSpec{Name: "ssh_keep_alive_interval", Type: cty.String, Required: false},
+		"ssh_read_write_timeout":       &hcldec.AttrSpec{Name: "ssh_read_write_timeout", Type: cty.String, Required: false},
+		"ssh_remote_tunnels":           &hcldec.AttrSpec{Name: "ssh_remote_tunnels", Type: cty.List(cty.String), Required: false},
+		"ssh_local_tunnels":            &hcldec.AttrSpec{Name: "ssh_local_tunnels", Type: cty.List(cty.String), Required: false},
+		"ssh_public_key":               &hcldec.AttrSpec{Name: "ssh_public_key", Type: cty.List(cty.Number), Required: false},
+		"ssh_private_key":              &hcldec.AttrSpec{Name: "ssh_private_key", Type: cty.List(cty.Number), Required: false},
+		"winrm_username":               &hcldec.AttrSpec{Name: "winrm_username", Type: cty.String, Required: false},
+		"winrm_password":               &hcldec.AttrSpec{Name: "winrm_password", Type: cty.String, Required: false},
+		"winrm_host":                   &hcldec.AttrSpec{Name: "winrm_host", Type: cty.String, Required: false},
+		"winrm_no_proxy":               &hcldec.AttrSpec{Name: "winrm_no_proxy", Type: cty.Bool, Required: false},
+		"winrm_port":                   &hcldec.AttrSpec{Name: "winrm_port", Type: cty.Number, Required: false},
+		"winrm_timeout":                &hcldec.AttrSpec{Name: "winrm_timeout", Type: cty.String, Required: false},
+		"winrm_use_ssl":                &hcldec.AttrSpec{Name: "winrm_use_ssl", Type: cty.Bool, Required: false},
+		"winrm_insecure":               &hcldec.AttrSpec{Name: "winrm_insecure", Type: cty.Bool, Required: false},
+		"winrm_use_ntlm":               &hcldec.AttrSpec{Name: "winrm_use_ntlm", Type: cty.Bool, Required: false},
+		"subscription_id":              &hcldec.AttrSpec{Name: "subscription_id", Type: cty.String, Required: false},
+		"resource_group_name":          &hcldec.AttrSpec{Name: "resource_group_name", Type: cty.String, Required: false},
+		"location":                     &hcldec.AttrSpec{Name: "location", Type: cty.String, Required: false},
+		"vm_size":                      &hcldec.AttrSpec{Name: "vm_size", Type: cty.String, Required: false},
+		"vm_sizes":                     &hcldec.AttrSpec{Name: "vm_sizes", Type: cty.List(cty.String), Required: false},
+		"gallery_name":                 &hcldec.AttrSpec{Name: "gallery_name", Type: cty.String, Required: false},
+		"gallery_image_name":           &hcldec.AttrSpec{Name: "gallery_image_name", Type: cty.String, Required: false},
+		"gallery_image_version":        &hcldec.AttrSpec{Name: "gallery_image_version", Type: cty.String, Required: false},
+		"replication_regions":          &hcldec.AttrSpec{Name: "replication_regions", Type: cty.List(cty.String), Required: false},
+		"managed_image_name":           &hcldec.AttrSpec{Name: "managed_image_name", Type: cty.String, Required: false},
+		"subnet_id":                    &hcldec.AttrSpec{Name: "subnet_id", Type: cty.String, Required: false},
+		"allowed_inbound_ip_address":   &hcldec.AttrSpec{Name: "allowed_inbound_ip_address", Type: cty.String, Required: false},
+		"ssh_interface":                &hcldec.AttrSpec{Name: "ssh_interface", Type: cty.String, Required: false},
+		"trusted_launch":               &hcldec.AttrSpec{Name: "trusted_launch", Type: cty.Bool, Required: false},
+		"tags":                         &hcldec.AttrSpec{Name: "tags", Type: cty.Map(cty.String), Required: false},
+		"test_boot":                    &hcldec.AttrSpec{Name: "test_boot", Type: cty.Bool, Required: false},
+		"keep":                         &hcldec.AttrSpec{Name: "keep", Type: cty.Number, Required: false},
+		"from_vhd":                     &hcldec.AttrSpec{Name: "from_vhd", Type: cty.String, Required: false},
+		"cloud_environment_name":       &hcldec.AttrSpec{Name: "cloud_environment_name", Type: cty.String, Required: false},
+		"auth":                         &hcldec.AttrSpec{Name: "auth", Type: cty.String, Required: false},
+		"endpoint":                     &hcldec.AttrSpec{Name: "endpoint", Type: cty.String, Required: false},
+	}
+	return s
+}
+
 // FlatMetalConfig is an auto-generated flat version of MetalConfig.
 // Where the contents of a field with a `mapstructure:,squash` tag are bubbled up.
 type FlatMetalConfig struct {
@@ -29,21 +461,21 @@ type FlatMetalConfig struct {
 	RegistryUsername    *string           `mapstructure:"registry_username" override:"image.registry.username" cty:"registry_username" hcl:"registry_username"`
 	RegistryPassword    *string           `mapstructure:"registry_password" override:"image.registry.password" cty:"registry_password" hcl:"registry_password"`
 	Scripts             []string          `mapstructure:"scripts" override:"image.scripts" cty:"scripts" hcl:"scripts"`
-	DiskSize            *int              `mapstructure:"disk_size" override:"image.disk_gb" cty:"disk_size" hcl:"disk_size"`
-	RunnerImage         *string           `mapstructure:"runner_image" override:"runner.image" cty:"runner_image" hcl:"runner_image"`
-	JobImage            *string           `mapstructure:"job_image" override:"runner.job_image" cty:"job_image" hcl:"job_image"`
+	DiskGB              *int              `mapstructure:"disk_gb" override:"image.disk_gb" cty:"disk_gb" hcl:"disk_gb"`
+	AdminUser           *string           `mapstructure:"admin_user" override:"image.admin_user" cty:"admin_user" hcl:"admin_user"`
+	Runner              *FlatRunnerConfig `mapstructure:"runner" cty:"runner" hcl:"runner"`
 	FirstBoot           *string           `mapstructure:"firstboot" cty:"firstboot" hcl:"firstboot"`
 	AllowSmall          *bool             `mapstructure:"allow_small" cty:"allow_small" hcl:"allow_small"`
 	ImageName           *string           `mapstructure:"image_name" override:"image.name" cty:"image_name" hcl:"image_name"`
+	OutputDirectory     *string           `mapstructure:"output_directory" override:"metal.output" cty:"output_directory" hcl:"output_directory"`
 	Method              *string           `mapstructure:"method" override:"metal.method" cty:"method" hcl:"method"`
 	Base                *string           `mapstructure:"base" override:"metal.base" cty:"base" hcl:"base"`
 	BaseSHA256          *string           `mapstructure:"base_sha256" override:"metal.base_sha256" cty:"base_sha256" hcl:"base_sha256"`
 	Formats             []string          `mapstructure:"formats" override:"metal.formats" cty:"formats" hcl:"formats"`
 	Platform            *string           `mapstructure:"platform" override:"metal.platform" cty:"platform" hcl:"platform"`
-	OutputDirectory     *string           `mapstructure:"output_directory" override:"metal.output" cty:"output_directory" hcl:"output_directory"`
 	Accelerator         *string           `mapstructure:"accelerator" override:"metal.accel" cty:"accelerator" hcl:"accelerator"`
 	CPUs                *int              `mapstructure:"cpus" override:"metal.cpus" cty:"cpus" hcl:"cpus"`
-	Memory              *int              `mapstructure:"memory" override:"metal.memory_gb" cty:"memory" hcl:"memory"`
+	MemoryGB            *int              `mapstructure:"memory_gb" override:"metal.memory_gb" cty:"memory_gb" hcl:"memory_gb"`
 	SSHPort             *int              `mapstructure:"ssh_host_port" override:"metal.ssh_port" cty:"ssh_host_port" hcl:"ssh_host_port"`
 	SSHTimeout          *string           `mapstructure:"ssh_timeout" override:"metal.ssh_timeout" cty:"ssh_timeout" hcl:"ssh_timeout"`
 }
@@ -79,21 +511,21 @@ func (*FlatMetalConfig) HCL2Spec() map[string]hcldec.Spec {
 		"registry_username":          &hcldec.AttrSpec{Name: "registry_username", Type: cty.String, Required: false},
 		"registry_password":          &hcldec.AttrSpec{Name: "registry_password", Type: cty.String, Required: false},
 		"scripts":                    &hcldec.AttrSpec{Name: "scripts", Type: cty.List(cty.String), Required: false},
-		"disk_size":                  &hcldec.AttrSpec{Name: "disk_size", Type: cty.Number, Required: false},
-		"runner_image":               &hcldec.AttrSpec{Name: "runner_image", Type: cty.String, Required: false},
-		"job_image":                  &hcldec.AttrSpec{Name: "job_image", Type: cty.String, Required: false},
+		"disk_gb":                    &hcldec.AttrSpec{Name: "disk_gb", Type: cty.Number, Required: false},
+		"admin_user":                 &hcldec.AttrSpec{Name: "admin_user", Type: cty.String, Required: false},
+		"runner":                     &hcldec.BlockSpec{TypeName: "runner", Nested: hcldec.ObjectSpec((*FlatRunnerConfig)(nil).HCL2Spec())},
 		"firstboot":                  &hcldec.AttrSpec{Name: "firstboot", Type: cty.String, Required: false},
 		"allow_small":                &hcldec.AttrSpec{Name: "allow_small", Type: cty.Bool, Required: false},
 		"image_name":                 &hcldec.AttrSpec{Name: "image_name", Type: cty.String, Required: false},
+		"output_directory":           &hcldec.AttrSpec{Name: "output_directory", Type: cty.String, Required: false},
 		"method":                     &hcldec.AttrSpec{Name: "method", Type: cty.String, Required: false},
 		"base":                       &hcldec.AttrSpec{Name: "base", Type: cty.String, Required: false},
 		"base_sha256":                &hcldec.AttrSpec{Name: "base_sha256", Type: cty.String, Required: false},
 		"formats":                    &hcldec.AttrSpec{Name: "formats", Type: cty.List(cty.String), Required: false},
 		"platform":                   &hcldec.AttrSpec{Name: "platform", Type: cty.String, Required: false},
-		"output_directory":           &hcldec.AttrSpec{Name: "output_directory", Type: cty.String, Required: false},
 		"accelerator":                &hcldec.AttrSpec{Name: "accelerator", Type: cty.String, Required: false},
 		"cpus":                       &hcldec.AttrSpec{Name: "cpus", Type: cty.Number, Required: false},
-		"memory":                     &hcldec.AttrSpec{Name: "memory", Type: cty.Number, Required: false},
+		"memory_gb":                  &hcldec.AttrSpec{Name: "memory_gb", Type: cty.Number, Required: false},
 		"ssh_host_port":              &hcldec.AttrSpec{Name: "ssh_host_port", Type: cty.Number, Required: false},
 		"ssh_timeout":                &hcldec.AttrSpec{Name: "ssh_timeout", Type: cty.String, Required: false},
 	}
@@ -122,14 +554,13 @@ type FlatProvisionerConfig struct {
 	RegistryUsername    *string           `mapstructure:"registry_username" override:"image.registry.username" cty:"registry_username" hcl:"registry_username"`
 	RegistryPassword    *string           `mapstructure:"registry_password" override:"image.registry.password" cty:"registry_password" hcl:"registry_password"`
 	Scripts             []string          `mapstructure:"scripts" override:"image.scripts" cty:"scripts" hcl:"scripts"`
-	DiskSize            *int              `mapstructure:"disk_size" override:"image.disk_gb" cty:"disk_size" hcl:"disk_size"`
-	RunnerImage         *string           `mapstructure:"runner_image" override:"runner.image" cty:"runner_image" hcl:"runner_image"`
-	JobImage            *string           `mapstructure:"job_image" override:"runner.job_image" cty:"job_image" hcl:"job_image"`
+	DiskGB              *int              `mapstructure:"disk_gb" override:"image.disk_gb" cty:"disk_gb" hcl:"disk_gb"`
+	AdminUser           *string           `mapstructure:"admin_user" override:"image.admin_user" cty:"admin_user" hcl:"admin_user"`
+	Runner              *FlatRunnerConfig `mapstructure:"runner" cty:"runner" hcl:"runner"`
 	FirstBoot           *string           `mapstructure:"firstboot" cty:"firstboot" hcl:"firstboot"`
 	AllowSmall          *bool             `mapstructure:"allow_small" cty:"allow_small" hcl:"allow_small"`
 	Platform            *string           `mapstructure:"platform" override:"metal.platform" cty:"platform" hcl:"platform"`
-	UseSudo             *bool             `mapstructure:"use_sudo" cty:"use_sudo" hcl:"use_sudo"`
-	OutputDirectory     *string           `mapstructure:"output_directory" cty:"output_directory" hcl:"output_directory"`
+	OutputDirectory     *string           `mapstructure:"output_directory" override:"metal.output" cty:"output_directory" hcl:"output_directory"`
 }
 
 // FlatMapstructure returns a new FlatProvisionerConfig.
@@ -163,14 +594,78 @@ func (*FlatProvisionerConfig) HCL2Spec() map[string]hcldec.Spec {
 		"registry_username":          &hcldec.AttrSpec{Name: "registry_username", Type: cty.String, Required: false},
 		"registry_password":          &hcldec.AttrSpec{Name: "registry_password", Type: cty.String, Required: false},
 		"scripts":                    &hcldec.AttrSpec{Name: "scripts", Type: cty.List(cty.String), Required: false},
-		"disk_size":                  &hcldec.AttrSpec{Name: "disk_size", Type: cty.Number, Required: false},
-		"runner_image":               &hcldec.AttrSpec{Name: "runner_image", Type: cty.String, Required: false},
-		"job_image":                  &hcldec.AttrSpec{Name: "job_image", Type: cty.String, Required: false},
+		"disk_gb":                    &hcldec.AttrSpec{Name: "disk_gb", Type: cty.Number, Required: false},
+		"admin_user":                 &hcldec.AttrSpec{Name: "admin_user", Type: cty.String, Required: false},
+		"runner":                     &hcldec.BlockSpec{TypeName: "runner", Nested: hcldec.ObjectSpec((*FlatRunnerConfig)(nil).HCL2Spec())},
 		"firstboot":                  &hcldec.AttrSpec{Name: "firstboot", Type: cty.String, Required: false},
 		"allow_small":                &hcldec.AttrSpec{Name: "allow_small", Type: cty.Bool, Required: false},
 		"platform":                   &hcldec.AttrSpec{Name: "platform", Type: cty.String, Required: false},
-		"use_sudo":                   &hcldec.AttrSpec{Name: "use_sudo", Type: cty.Bool, Required: false},
 		"output_directory":           &hcldec.AttrSpec{Name: "output_directory", Type: cty.String, Required: false},
+	}
+	return s
+}
+
+// FlatRunnerConfig is an auto-generated flat version of RunnerConfig.
+// Where the contents of a field with a `mapstructure:,squash` tag are bubbled up.
+type FlatRunnerConfig struct {
+	Name            *string          `mapstructure:"name" override:"runner.name" cty:"name" hcl:"name"`
+	Description     *string          `mapstructure:"description" override:"runner.description" cty:"description" hcl:"description"`
+	URL             *string          `mapstructure:"url" override:"runner.url" cty:"url" hcl:"url"`
+	Token           *string          `mapstructure:"token" override:"runner.token" cty:"token" hcl:"token"`
+	Tags            []string         `mapstructure:"tags" override:"runner.tags" cty:"tags" hcl:"tags"`
+	Image           *string          `mapstructure:"image" override:"runner.image" cty:"image" hcl:"image"`
+	JobImage        *string          `mapstructure:"job_image" override:"runner.job_image" cty:"job_image" hcl:"job_image"`
+	Concurrent      *int             `mapstructure:"concurrent" override:"runner.concurrent" cty:"concurrent" hcl:"concurrent"`
+	CheckInterval   *int             `mapstructure:"check_interval" override:"runner.check_interval" cty:"check_interval" hcl:"check_interval"`
+	RunUntagged     *bool            `mapstructure:"run_untagged" override:"runner.run_untagged" cty:"run_untagged" hcl:"run_untagged"`
+	Locked          *bool            `mapstructure:"locked" override:"runner.locked" cty:"locked" hcl:"locked"`
+	Executor        *string          `mapstructure:"executor" override:"runner.executor" cty:"executor" hcl:"executor"`
+	Volumes         []string         `mapstructure:"volumes" override:"runner.volumes" cty:"volumes" hcl:"volumes"`
+	PullPolicy      []string         `mapstructure:"pull_policy" override:"runner.pull_policy" cty:"pull_policy" hcl:"pull_policy"`
+	Debug           *bool            `mapstructure:"debug" override:"runner.debug" cty:"debug" hcl:"debug"`
+	Register        *string          `mapstructure:"register" override:"runner.register" cty:"register" hcl:"register"`
+	RegisterTimeout *string          `mapstructure:"register_timeout" override:"runner.register_timeout" cty:"register_timeout" hcl:"register_timeout"`
+	BootTimeout     *string          `mapstructure:"boot_timeout" override:"runner.boot_timeout" cty:"boot_timeout" hcl:"boot_timeout"`
+	DrainTimeout    *string          `mapstructure:"drain_timeout" override:"runner.drain_timeout" cty:"drain_timeout" hcl:"drain_timeout"`
+	DrainOnShutdown *bool            `mapstructure:"drain_on_shutdown" override:"runner.drain_on_shutdown" cty:"drain_on_shutdown" hcl:"drain_on_shutdown"`
+	OnFailure       *string          `mapstructure:"on_failure" override:"runner.on_failure" cty:"on_failure" hcl:"on_failure"`
+	Vault           *FlatVaultConfig `mapstructure:"vault" cty:"vault" hcl:"vault"`
+}
+
+// FlatMapstructure returns a new FlatRunnerConfig.
+// FlatRunnerConfig is an auto-generated flat version of RunnerConfig.
+// Where the contents a fields with a `mapstructure:,squash` tag are bubbled up.
+func (*RunnerConfig) FlatMapstructure() interface{ HCL2Spec() map[string]hcldec.Spec } {
+	return new(FlatRunnerConfig)
+}
+
+// HCL2Spec returns the hcl spec of a RunnerConfig.
+// This spec is used by HCL to read the fields of RunnerConfig.
+// The decoded values from this spec will then be applied to a FlatRunnerConfig.
+func (*FlatRunnerConfig) HCL2Spec() map[string]hcldec.Spec {
+	s := map[string]hcldec.Spec{
+		"name":              &hcldec.AttrSpec{Name: "name", Type: cty.String, Required: false},
+		"description":       &hcldec.AttrSpec{Name: "description", Type: cty.String, Required: false},
+		"url":               &hcldec.AttrSpec{Name: "url", Type: cty.String, Required: false},
+		"token":             &hcldec.AttrSpec{Name: "token", Type: cty.String, Required: false},
+		"tags":              &hcldec.AttrSpec{Name: "tags", Type: cty.List(cty.String), Required: false},
+		"image":             &hcldec.AttrSpec{Name: "image", Type: cty.String, Required: false},
+		"job_image":         &hcldec.AttrSpec{Name: "job_image", Type: cty.String, Required: false},
+		"concurrent":        &hcldec.AttrSpec{Name: "concurrent", Type: cty.Number, Required: false},
+		"check_interval":    &hcldec.AttrSpec{Name: "check_interval", Type: cty.Number, Required: false},
+		"run_untagged":      &hcldec.AttrSpec{Name: "run_untagged", Type: cty.Bool, Required: false},
+		"locked":            &hcldec.AttrSpec{Name: "locked", Type: cty.Bool, Required: false},
+		"executor":          &hcldec.AttrSpec{Name: "executor", Type: cty.String, Required: false},
+		"volumes":           &hcldec.AttrSpec{Name: "volumes", Type: cty.List(cty.String), Required: false},
+		"pull_policy":       &hcldec.AttrSpec{Name: "pull_policy", Type: cty.List(cty.String), Required: false},
+		"debug":             &hcldec.AttrSpec{Name: "debug", Type: cty.Bool, Required: false},
+		"register":          &hcldec.AttrSpec{Name: "register", Type: cty.String, Required: false},
+		"register_timeout":  &hcldec.AttrSpec{Name: "register_timeout", Type: cty.String, Required: false},
+		"boot_timeout":      &hcldec.AttrSpec{Name: "boot_timeout", Type: cty.String, Required: false},
+		"drain_timeout":     &hcldec.AttrSpec{Name: "drain_timeout", Type: cty.String, Required: false},
+		"drain_on_shutdown": &hcldec.AttrSpec{Name: "drain_on_shutdown", Type: cty.Bool, Required: false},
+		"on_failure":        &hcldec.AttrSpec{Name: "on_failure", Type: cty.String, Required: false},
+		"vault":             &hcldec.BlockSpec{TypeName: "vault", Nested: hcldec.ObjectSpec((*FlatVaultConfig)(nil).HCL2Spec())},
 	}
 	return s
 }
@@ -186,12 +681,34 @@ type FlatUserDataConfig struct {
 	PackerOnError       *string           `mapstructure:"packer_on_error" cty:"packer_on_error" hcl:"packer_on_error"`
 	PackerUserVars      map[string]string `mapstructure:"packer_user_variables" cty:"packer_user_variables" hcl:"packer_user_variables"`
 	PackerSensitiveVars []string          `mapstructure:"packer_sensitive_variables" cty:"packer_sensitive_variables" hcl:"packer_sensitive_variables"`
-	SpecFile            *string           `mapstructure:"spec_file" cty:"spec_file" hcl:"spec_file"`
-	Target              *string           `mapstructure:"target" cty:"target" hcl:"target"`
 	Name                *string           `mapstructure:"name" override:"runner.name" cty:"name" hcl:"name"`
+	Description         *string           `mapstructure:"description" override:"runner.description" cty:"description" hcl:"description"`
 	URL                 *string           `mapstructure:"url" override:"runner.url" cty:"url" hcl:"url"`
 	Token               *string           `mapstructure:"token" override:"runner.token" cty:"token" hcl:"token"`
 	Tags                []string          `mapstructure:"tags" override:"runner.tags" cty:"tags" hcl:"tags"`
+	Image               *string           `mapstructure:"image" override:"runner.image" cty:"image" hcl:"image"`
+	JobImage            *string           `mapstructure:"job_image" override:"runner.job_image" cty:"job_image" hcl:"job_image"`
+	Concurrent          *int              `mapstructure:"concurrent" override:"runner.concurrent" cty:"concurrent" hcl:"concurrent"`
+	CheckInterval       *int              `mapstructure:"check_interval" override:"runner.check_interval" cty:"check_interval" hcl:"check_interval"`
+	RunUntagged         *bool             `mapstructure:"run_untagged" override:"runner.run_untagged" cty:"run_untagged" hcl:"run_untagged"`
+	Locked              *bool             `mapstructure:"locked" override:"runner.locked" cty:"locked" hcl:"locked"`
+	Executor            *string           `mapstructure:"executor" override:"runner.executor" cty:"executor" hcl:"executor"`
+	Volumes             []string          `mapstructure:"volumes" override:"runner.volumes" cty:"volumes" hcl:"volumes"`
+	PullPolicy          []string          `mapstructure:"pull_policy" override:"runner.pull_policy" cty:"pull_policy" hcl:"pull_policy"`
+	Debug               *bool             `mapstructure:"debug" override:"runner.debug" cty:"debug" hcl:"debug"`
+	Register            *string           `mapstructure:"register" override:"runner.register" cty:"register" hcl:"register"`
+	RegisterTimeout     *string           `mapstructure:"register_timeout" override:"runner.register_timeout" cty:"register_timeout" hcl:"register_timeout"`
+	BootTimeout         *string           `mapstructure:"boot_timeout" override:"runner.boot_timeout" cty:"boot_timeout" hcl:"boot_timeout"`
+	DrainTimeout        *string           `mapstructure:"drain_timeout" override:"runner.drain_timeout" cty:"drain_timeout" hcl:"drain_timeout"`
+	DrainOnShutdown     *bool             `mapstructure:"drain_on_shutdown" override:"runner.drain_on_shutdown" cty:"drain_on_shutdown" hcl:"drain_on_shutdown"`
+	OnFailure           *string           `mapstructure:"on_failure" override:"runner.on_failure" cty:"on_failure" hcl:"on_failure"`
+	Vault               *FlatVaultConfig  `mapstructure:"vault" cty:"vault" hcl:"vault"`
+	SpecFile            *string           `mapstructure:"spec_file" cty:"spec_file" hcl:"spec_file"`
+	Target              *string           `mapstructure:"target" cty:"target" hcl:"target"`
+	OS                  *string           `mapstructure:"os" override:"image.os" cty:"os" hcl:"os"`
+	Format              *string           `mapstructure:"format" cty:"format" hcl:"format"`
+	Merge               []string          `mapstructure:"merge" cty:"merge" hcl:"merge"`
+	Base64              *bool             `mapstructure:"base64" cty:"base64" hcl:"base64"`
 	AllowPlainSecrets   *bool             `mapstructure:"allow_plain_secrets" cty:"allow_plain_secrets" hcl:"allow_plain_secrets"`
 }
 
@@ -215,12 +732,34 @@ func (*FlatUserDataConfig) HCL2Spec() map[string]hcldec.Spec {
 		"packer_on_error":            &hcldec.AttrSpec{Name: "packer_on_error", Type: cty.String, Required: false},
 		"packer_user_variables":      &hcldec.AttrSpec{Name: "packer_user_variables", Type: cty.Map(cty.String), Required: false},
 		"packer_sensitive_variables": &hcldec.AttrSpec{Name: "packer_sensitive_variables", Type: cty.List(cty.String), Required: false},
-		"spec_file":                  &hcldec.AttrSpec{Name: "spec_file", Type: cty.String, Required: false},
-		"target":                     &hcldec.AttrSpec{Name: "target", Type: cty.String, Required: false},
 		"name":                       &hcldec.AttrSpec{Name: "name", Type: cty.String, Required: false},
+		"description":                &hcldec.AttrSpec{Name: "description", Type: cty.String, Required: false},
 		"url":                        &hcldec.AttrSpec{Name: "url", Type: cty.String, Required: false},
 		"token":                      &hcldec.AttrSpec{Name: "token", Type: cty.String, Required: false},
 		"tags":                       &hcldec.AttrSpec{Name: "tags", Type: cty.List(cty.String), Required: false},
+		"image":                      &hcldec.AttrSpec{Name: "image", Type: cty.String, Required: false},
+		"job_image":                  &hcldec.AttrSpec{Name: "job_image", Type: cty.String, Required: false},
+		"concurrent":                 &hcldec.AttrSpec{Name: "concurrent", Type: cty.Number, Required: false},
+		"check_interval":             &hcldec.AttrSpec{Name: "check_interval", Type: cty.Number, Required: false},
+		"run_untagged":               &hcldec.AttrSpec{Name: "run_untagged", Type: cty.Bool, Required: false},
+		"locked":                     &hcldec.AttrSpec{Name: "locked", Type: cty.Bool, Required: false},
+		"executor":                   &hcldec.AttrSpec{Name: "executor", Type: cty.String, Required: false},
+		"volumes":                    &hcldec.AttrSpec{Name: "volumes", Type: cty.List(cty.String), Required: false},
+		"pull_policy":                &hcldec.AttrSpec{Name: "pull_policy", Type: cty.List(cty.String), Required: false},
+		"debug":                      &hcldec.AttrSpec{Name: "debug", Type: cty.Bool, Required: false},
+		"register":                   &hcldec.AttrSpec{Name: "register", Type: cty.String, Required: false},
+		"register_timeout":           &hcldec.AttrSpec{Name: "register_timeout", Type: cty.String, Required: false},
+		"boot_timeout":               &hcldec.AttrSpec{Name: "boot_timeout", Type: cty.String, Required: false},
+		"drain_timeout":              &hcldec.AttrSpec{Name: "drain_timeout", Type: cty.String, Required: false},
+		"drain_on_shutdown":          &hcldec.AttrSpec{Name: "drain_on_shutdown", Type: cty.Bool, Required: false},
+		"on_failure":                 &hcldec.AttrSpec{Name: "on_failure", Type: cty.String, Required: false},
+		"vault":                      &hcldec.BlockSpec{TypeName: "vault", Nested: hcldec.ObjectSpec((*FlatVaultConfig)(nil).HCL2Spec())},
+		"spec_file":                  &hcldec.AttrSpec{Name: "spec_file", Type: cty.String, Required: false},
+		"target":                     &hcldec.AttrSpec{Name: "target", Type: cty.String, Required: false},
+		"os":                         &hcldec.AttrSpec{Name: "os", Type: cty.String, Required: false},
+		"format":                     &hcldec.AttrSpec{Name: "format", Type: cty.String, Required: false},
+		"merge":                      &hcldec.AttrSpec{Name: "merge", Type: cty.List(cty.String), Required: false},
+		"base64":                     &hcldec.AttrSpec{Name: "base64", Type: cty.Bool, Required: false},
 		"allow_plain_secrets":        &hcldec.AttrSpec{Name: "allow_plain_secrets", Type: cty.Bool, Required: false},
 	}
 	return s
@@ -245,6 +784,33 @@ func (*UserDataOutput) FlatMapstructure() interface{ HCL2Spec() map[string]hclde
 func (*FlatUserDataOutput) HCL2Spec() map[string]hcldec.Spec {
 	s := map[string]hcldec.Spec{
 		"content": &hcldec.AttrSpec{Name: "content", Type: cty.String, Required: false},
+	}
+	return s
+}
+
+// FlatVaultConfig is an auto-generated flat version of VaultConfig.
+// Where the contents of a field with a `mapstructure:,squash` tag are bubbled up.
+type FlatVaultConfig struct {
+	Path    *string `mapstructure:"path" override:"runner.vault.path" cty:"path" hcl:"path"`
+	Content *string `mapstructure:"content" override:"runner.vault.content" cty:"content" hcl:"content"`
+	Salt    *string `mapstructure:"salt" override:"runner.vault.salt" cty:"salt" hcl:"salt"`
+}
+
+// FlatMapstructure returns a new FlatVaultConfig.
+// FlatVaultConfig is an auto-generated flat version of VaultConfig.
+// Where the contents a fields with a `mapstructure:,squash` tag are bubbled up.
+func (*VaultConfig) FlatMapstructure() interface{ HCL2Spec() map[string]hcldec.Spec } {
+	return new(FlatVaultConfig)
+}
+
+// HCL2Spec returns the hcl spec of a VaultConfig.
+// This spec is used by HCL to read the fields of VaultConfig.
+// The decoded values from this spec will then be applied to a FlatVaultConfig.
+func (*FlatVaultConfig) HCL2Spec() map[string]hcldec.Spec {
+	s := map[string]hcldec.Spec{
+		"path":    &hcldec.AttrSpec{Name: "path", Type: cty.String, Required: false},
+		"content": &hcldec.AttrSpec{Name: "content", Type: cty.String, Required: false},
+		"salt":    &hcldec.AttrSpec{Name: "salt", Type: cty.String, Required: false},
 	}
 	return s
 }

@@ -18,28 +18,26 @@ import (
 type MetalConfig struct {
 	common.PackerConfig `mapstructure:",squash"`
 	ImageConfig         `mapstructure:",squash"`
-	// The name of the image, a template over `.OS`, `.Arch`, `.Hash` and `.Date`.
-	ImageName string `mapstructure:"image_name" override:"image.name"`
-	// `offline` (default on Linux as root) or `vm`.
+	OutputConfig        `mapstructure:",squash"`
+	// `offline` works in the mounted disk (on Linux as root, and then unless said otherwise); `vm` boots it in QEMU.
 	Method string `mapstructure:"method" override:"metal.method"`
-	// A base disk, instead of the operating system's cloud image: a file or URL.
+	// A base disk, file or URL; otherwise the operating system's cloud image.
 	Base string `mapstructure:"base" override:"metal.base"`
-	// The SHA-256 of the base disk; required for a URL.
+	// The SHA-256 of the base disk; a URL needs it.
 	BaseSHA256 string `mapstructure:"base_sha256" override:"metal.base_sha256"`
-	// Any of `qcow2` (default), `raw`, `vhd`.
+	// Any of `qcow2` (which it is unless said otherwise), `raw` and `vhd`.
 	Formats []string `mapstructure:"formats" override:"metal.formats"`
-	// Which first boot is baked in: `nocloud` (default), `aws`, `azure`.
+	// Which first boot is baked in: `nocloud` unless said otherwise, `aws` or `azure`.
 	Platform string `mapstructure:"platform" override:"metal.platform"`
-	// The directory of the disk images, manifest.json and report.html; `out` by default.
-	OutputDirectory string `mapstructure:"output_directory" override:"metal.output"`
-	// QEMU's accelerator for the vm method: `auto` (default), `kvm`, `tcg`.
+	// QEMU's accelerator (vm): `auto` unless said otherwise, `kvm` or `tcg`.
 	Accelerator string `mapstructure:"accelerator" override:"metal.accel"`
-	// Cores and GiB of memory of the machine that bakes.
-	CPUs   int `mapstructure:"cpus" override:"metal.cpus"`
-	Memory int `mapstructure:"memory" override:"metal.memory_gb"`
-	// The loopback port of the machine that bakes; a free one by default.
+	// Cores of the machine that bakes (vm).
+	CPUs int `mapstructure:"cpus" override:"metal.cpus"`
+	// GiB of memory of the machine that bakes (vm).
+	MemoryGB int `mapstructure:"memory_gb" override:"metal.memory_gb"`
+	// The loopback port of the machine that bakes (vm); otherwise a free one.
 	SSHPort int `mapstructure:"ssh_host_port" override:"metal.ssh_port"`
-	// How long the machine that bakes may take to answer.
+	// How long the machine that bakes may take to answer (vm), such as `10m`.
 	SSHTimeout string `mapstructure:"ssh_timeout" override:"metal.ssh_timeout"`
 
 	ctx interpolate.Context
@@ -56,13 +54,15 @@ func (b *Metal) ConfigSpec() hcldec.ObjectSpec { return b.config.FlatMapstructur
 
 // Prepare reads the configuration and decides everything.
 func (b *Metal) Prepare(raws ...any) (generated, warnings []string, err error) {
-	if err := decode(&b.config, raws, &b.config.ctx); err != nil {
+	c := &b.config
+	if err := decode(c, raws, &c.ctx); err != nil {
 		return nil, nil, err
 	}
-	b.bakery = bakery{id: "dorunner.metal", cloud: func(_ context.Context, plan *images.Plan) (builder.Cloud, error) {
-		return metal.New(plan.Spec.Metal.Method), nil
-	}}
-	return b.bakery.prepare("metal", b.config, b.config.PackerConfig, b.config.ImageConfig)
+	b.bakery = bakery{id: "dorunner.metal", core: c.PackerConfig, image: &c.ImageConfig,
+		cloud: func(_ context.Context, plan *images.Plan) (builder.Cloud, error) {
+			return metal.New(plan.Spec.Metal.Method), nil
+		}}
+	return b.bakery.prepare("metal", overridesOf(c), nil)
 }
 
 // Run bakes.

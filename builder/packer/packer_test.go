@@ -1,84 +1,154 @@
 package packer
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
+	"io"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/dorunner/dorunner-bake/builder/aws/awstest"
+	"github.com/dorunner/dorunner-bake/builder/packer/packertest"
 	"github.com/dorunner/dorunner-bake/firstboot/gitlabtest/standinimage"
 )
 
 // tool is the real Packer with our plugin installed, and what a template of the tests refers to.
 type tool struct {
-	t             *testing.T
-	dir, packer   string
-	archive, boot string
-	env           []string
+	t                 *testing.T
+	dir, packer, boot string
+	env               []string
+	onLine            func(line string) // sees what Packer prints, as it does
+	prompt            string            // answered each time that it is printed
+	answer            func(n int)       // from 0
+	process           atomic.Pointer[os.Process]
 }
 
 func newTool(t *testing.T) *tool {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("builds Packer")
-	}
 	dir := t.TempDir()
-	p := &tool{t: t, dir: dir, packer: filepath.Join(dir, "packer"), archive: filepath.Join(dir, "images.tar"), boot: filepath.Join(dir, "dorunner-firstboot")}
-	p.env = append(os.Environ(), "PACKER_PLUGIN_PATH="+filepath.Join(dir, "plugins"), "PACKER_CONFIG_DIR="+dir, "CHECKPOINT_DISABLE=1",
-		"PACKER_NO_COLOR=1", "DORUNNER_STATE_DIR="+filepath.Join(dir, "state"))
-	plugin := filepath.Join(dir, "packer-plugin-dorunner")
-	p.build("testdata/packer", p.packer, "github.com/hashicorp/packer")
-	p.build(".", plugin, "../../cmd/packer-plugin-dorunner")
-	p.build(".", p.boot, "../../cmd/dorunner-firstboot")
-	images, err := standinimage.Build(t.Context(), runtime.GOARCH)
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := map[string]v1.Image{}
-	for ref, img := range images {
-		all[ref] = img
-	}
-	if err := standinimage.Save(p.archive, all); err != nil {
-		t.Fatal(err)
-	}
+	p := &tool{t: t, dir: dir, packer: packertest.Packer(t)}
+	p.setenv("PACKER_PLUGIN_PATH", filepath.Join(dir, "plugins"), "PACKER_CONFIG_DIR", dir, "CHECKPOINT_DISABLE", "1",
+		"PACKER_NO_COLOR", "1", "DORUNNER_STATE_DIR", filepath.Join(dir, "state"), "HOME", dir)
+	plugin := packertest.Tool(t, ".", "packer-plugin-dorunner", "../../cmd/packer-plugin-dorunner")
+	p.boot = packertest.Tool(t, ".", "dorunner-firstboot", "../../cmd/dorunner-firstboot")
 	p.run(0, "plugins", "install", "--path", plugin, "github.com/dorunner/dorunner")
 	return p
 }
 
-func (p *tool) build(dir, out, pkg string) {
-	p.t.Helper()
-	cmd := exec.CommandContext(p.t.Context(), "go", "build", "-o", out, pkg)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		p.t.Fatalf("building %s: %v\n%s", pkg, err, text)
+// on is the tool in a part of a test.
+func (p *tool) on(t *testing.T) *tool {
+	return &tool{t: t, dir: p.dir, packer: p.packer, boot: p.boot, env: slices.Clone(p.env)}
+}
+
+func (p *tool) setenv(pairs ...string) {
+	for i := 0; i < len(pairs); i += 2 {
+		p.env = append(p.env, pairs[i]+"="+pairs[i+1])
 	}
 }
 
 // run runs Packer and returns what it printed, which is shown when the exit status is not the one wanted.
 func (p *tool) run(status int, args ...string) string {
 	p.t.Helper()
-	cmd := exec.CommandContext(p.t.Context(), p.packer, args...)
-	cmd.Dir, cmd.Env = p.dir, p.env
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	out, err := cmd.CombinedOutput()
-	if got := cmd.ProcessState.ExitCode(); got != status {
-		p.t.Fatalf("packer %s: exit status %d, want %d (%v)\n%s", strings.Join(args, " "), got, status, err, out)
-	}
-	return string(out)
+	return p.wanted(status, args, exec.Command(p.packer, args...))
 }
 
-// template writes a metal build with more attributes and provisioners.
-func (p *tool) template(name, attributes, provisioners string) string {
+// typed runs Packer on a terminal, where one answer is typed at each prompt. Its last one is typed again and again.
+func (p *tool) typed(status int, prompt string, answers []string, args ...string) string {
 	p.t.Helper()
-	text := fmt.Sprintf(`packer {
+	cmd := exec.Command("script", "-qec", p.packer+" "+strings.Join(args, " "), "/dev/null")
+	in, err := cmd.StdinPipe() // left open until the end: its end would hang up the terminal
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.prompt, p.answer = prompt, func(n int) {
+		_, _ = io.WriteString(in, answers[min(n, len(answers)-1)]+"\r")
+	}
+	return strings.ReplaceAll(p.wanted(status, args, cmd), "\r\n", "\n")
+}
+
+func (p *tool) wanted(status int, args []string, cmd *exec.Cmd) string {
+	p.t.Helper()
+	out, got := p.start(cmd)
+	if got != status {
+		p.t.Fatalf("packer %s: exit status %d, want %d\n%s", strings.Join(args, " "), got, status, out)
+	}
+	return out
+}
+
+// start runs a command to its end. After two minutes it is interrupted, then killed.
+func (p *tool) start(cmd *exec.Cmd) (out string, status int) {
+	p.t.Helper()
+	lines := &watched{tool: p}
+	cmd.Dir, cmd.Env = p.dir, append(os.Environ(), p.env...)
+	cmd.Stdout, cmd.Stderr = lines, lines
+	cmd.WaitDelay = 10 * time.Second
+	if err := cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.process.Store(cmd.Process)
+	soft := time.AfterFunc(2*time.Minute, p.interrupt)
+	hard := time.AfterFunc(3*time.Minute, func() { _ = cmd.Process.Kill() })
+	_ = cmd.Wait() // its status says all
+	soft.Stop()
+	hard.Stop()
+	return lines.String(), cmd.ProcessState.ExitCode()
+}
+
+// interrupt is Ctrl-C.
+func (p *tool) interrupt() { _ = p.process.Load().Signal(os.Interrupt) }
+
+// watched keeps output and shows it to the test.
+type watched struct {
+	tool    *tool
+	mu      sync.Mutex
+	buf     bytes.Buffer
+	line    []byte // begun
+	prompts int
+}
+
+func (w *watched) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.buf.Write(b)
+	w.line = append(w.line, b...)
+	for p := w.tool; p.prompt != "" && bytes.Count(w.buf.Bytes(), []byte(p.prompt)) > w.prompts; w.prompts++ {
+		p.answer(w.prompts)
+	}
+	for {
+		line, rest, found := bytes.Cut(w.line, []byte("\n"))
+		if !found {
+			return len(b), nil
+		}
+		if w.line = rest; w.tool.onLine != nil {
+			w.tool.onLine(string(line))
+		}
+	}
+}
+
+func (w *watched) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.buf.String()
+}
+
+// template writes a build of sources, each TYPE {attributes}, and provisioners.
+func (p *tool) template(provisioners string, sources ...string) string {
+	p.t.Helper()
+	var text strings.Builder
+	text.WriteString(`packer {
   required_plugins {
     dorunner = {
       source  = "github.com/dorunner/dorunner"
@@ -87,119 +157,99 @@ func (p *tool) template(name, attributes, provisioners string) string {
   }
 }
 
-source "dorunner-metal" "runner" {
-  os            = "debian-12"
+variable "password" {
+  type      = string
+  default   = "open sesame"
+  sensitive = true
+}
+`)
+	var names []string
+	for _, s := range sources {
+		kind, attributes, _ := strings.Cut(s, " ")
+		fmt.Fprintf(&text, "\nsource %q \"runner\" {\n%s}\n", kind, attributes)
+		names = append(names, strconv.Quote("source."+kind+".runner"))
+	}
+	fmt.Fprintf(&text, "\nbuild {\n  sources = [%s]\n%s}\n", strings.Join(names, ", "), provisioners)
+	dir, err := os.MkdirTemp(p.dir, "template-")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "build.pkr.hcl"), []byte(text.String()), 0o600)
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return dir
+}
+
+// says checks that output holds every text.
+func (p *tool) says(out string, texts ...string) {
+	p.t.Helper()
+	for _, want := range texts {
+		if !strings.Contains(out, want) {
+			p.t.Errorf("not said: %q\n%s", want, out)
+		}
+	}
+}
+
+// account is an account with a base image, and the machine that its instances are.
+type account struct {
+	*awstest.Server
+	machine *packertest.Machine
+	source  string // the beginning of a template's source
+}
+
+func (p *tool) account() *account {
+	p.t.Helper()
+	a := &account{machine: packertest.NewMachine(p.t)}
+	a.Server = awstest.New(awstest.Options{Dir: p.t.TempDir(), Machines: a.machine})
+	for _, r := range []string{"us-east-1", "eu-west-1"} {
+		a.AddBaseImage(r, "099720109477", "ubuntu/images/hvm-ssd/ubuntu-focal-20.04-amd64-server-20250301", "x86_64", time.Now().AddDate(0, -1, 0))
+	}
+	web := httptest.NewServer(a)
+	p.t.Cleanup(web.Close)
+	p.t.Cleanup(func() {
+		for _, c := range a.Complaints() {
+			p.t.Errorf("the service complains: %s", c)
+		}
+	})
+	p.setenv("AWS_ENDPOINT_URL", web.URL, "AWS_ACCESS_KEY_ID", "AKIDTEST", "AWS_SECRET_ACCESS_KEY", "secret", "AWS_EC2_METADATA_DISABLED", "true")
+	a.source = fmt.Sprintf(`dorunner-aws   region                               = "us-east-1"
+  temporary_security_group_source_cidr = "198.51.100.7/32"
+  ssh_port                             = %d
+  firstboot                            = %q
+`, a.machine.Port, p.boot)
+	return a
+}
+
+// metal is the source of a small disk image.
+func (p *tool) metal(attributes string) string {
+	p.t.Helper()
+	if os.Geteuid() != 0 {
+		p.t.Skip("an offline bake needs root")
+	}
+	archive := filepath.Join(p.dir, "images.tar")
+	if _, err := os.Stat(archive); err != nil {
+		images, err := standinimage.Build(p.t.Context(), runtime.GOARCH)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		all := map[string]v1.Image{}
+		for ref, img := range images {
+			all[ref] = img
+		}
+		if err := standinimage.Save(archive, all); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	return fmt.Sprintf(`dorunner-metal   os            = "debian-12"
   docker_source = "distro"
-  disk_size     = 4
+  disk_gb       = 4
   firstboot     = %q
   formats       = ["raw"]
   container_archives = {
     "dataopslive/dataops-runner"       = %q
     "dataopslive/dataops-utils-runner" = %q
   }
-  output_directory = %q
-%s
-}
-
-build {
-  sources = ["source.dorunner-metal.runner"]
-%s
-}
-`, p.boot, p.archive, p.archive, filepath.Join(p.dir, name), attributes, provisioners)
-	dir := filepath.Join(p.dir, name+".d")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		p.t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "build.pkr.hcl"), []byte(text), 0o600); err != nil {
-		p.t.Fatal(err)
-	}
-	return dir
-}
-
-func TestPacker(t *testing.T) {
-	p := newTool(t)
-
-	t.Run("validate tells every problem", func(t *testing.T) {
-		p.t = t
-		out := p.run(1, "validate", p.template("wrong", "  method = \"onlin\"\n  accelerator = \"warp\"", ""))
-		for _, want := range []string{"2 error(s)", "method", "onlin", "accelerator", "warp"} {
-			if !strings.Contains(out, want) {
-				t.Errorf("validate does not say %q:\n%s", want, out)
-			}
-		}
-	})
-
-	t.Run("build runs provisioners in the image", func(t *testing.T) {
-		p.t = t
-		if os.Geteuid() != 0 {
-			t.Skip("an offline bake needs root")
-		}
-		log := filepath.Join(p.dir, "builds.json")
-		dir := p.template("good", "", fmt.Sprintf(`
-  provisioner "shell" {
-    inline = ["echo from ${build.SourceImageName}", "id -u"]
-  }
-  provisioner "file" {
-    source      = %q
-    destination = "/opt/"
-  }
-  provisioner "shell" {
-    inline = ["test -x /opt/dorunner-firstboot && echo it is there"]
-  }
-  post-processor "manifest" {
-    output = %q
-  }`, p.boot, log))
-		out := p.run(0, "build", dir)
-		for _, want := range []string{"from debian-12", "it is there", "images were created"} {
-			if !strings.Contains(out, want) {
-				t.Errorf("build does not say %q:\n%s", want, out)
-			}
-		}
-		var builds struct {
-			Builds []struct {
-				ArtifactID string `json:"artifact_id"`
-				Files      []struct {
-					Name string `json:"name"`
-					Size int64  `json:"size"`
-				} `json:"files"`
-			} `json:"builds"`
-		}
-		text, err := os.ReadFile(log)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := json.Unmarshal(text, &builds); err != nil || len(builds.Builds) != 1 {
-			t.Fatalf("%v: %s", err, text)
-		}
-		b := builds.Builds[0]
-		if len(b.Files) != 3 || b.Files[0].Name != b.ArtifactID || b.Files[0].Size != 4<<30 {
-			t.Errorf("the artifact is %+v", b)
-		}
-	})
-
-	t.Run("a failed provisioner leaves nothing", func(t *testing.T) {
-		p.t = t
-		if os.Geteuid() != 0 {
-			t.Skip("an offline bake needs root")
-		}
-		out := p.run(1, "build", p.template("bad", "", `
-  provisioner "shell" {
-    inline = ["echo about to fail", "exit 7"]
-  }
-  error-cleanup-provisioner "shell" {
-    inline = ["echo cleaned up by hand"]
-  }`))
-		for _, want := range []string{"about to fail", "exit status: 7", "cleaned up by hand"} {
-			if !strings.Contains(out, want) {
-				t.Errorf("build does not say %q:\n%s", want, out)
-			}
-		}
-		for _, name := range []string{"bad", "state/ledgers"} {
-			if left, _ := os.ReadDir(filepath.Join(p.dir, name)); len(left) > 0 {
-				t.Errorf("left behind in %s: %v", name, left)
-			}
-		}
-	})
+%s`, p.boot, archive, archive, attributes)
 }
 
 func TestOverridesWinOverTheSpecFile(t *testing.T) {
@@ -225,7 +275,7 @@ func TestOverridesWinOverTheSpecFile(t *testing.T) {
 }
 
 func TestCopyingDirectoriesThroughTheCommunicator(t *testing.T) {
-	comm := &communicator{context.Background(), newGuest(local{}, false)}
+	comm := &guestComm{ctx: context.Background(), guest: newGuest(local{}, false)}
 	src, remote, back := t.TempDir(), filepath.Join(t.TempDir(), "remote"), filepath.Join(t.TempDir(), "back")
 	for name, text := range map[string]string{"a.txt": "a", "sub/b.txt": "b", "skip/c.txt": "c"} {
 		if err := os.MkdirAll(filepath.Join(src, filepath.Dir(name)), 0o755); err != nil {

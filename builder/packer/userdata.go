@@ -1,6 +1,13 @@
 package packer
 
 import (
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
 	"github.com/hashicorp/hcl/v2/hcldec"
 	"github.com/hashicorp/packer-plugin-sdk/common"
 	"github.com/hashicorp/packer-plugin-sdk/hcl2helper"
@@ -11,22 +18,24 @@ import (
 	"github.com/dorunner/dorunner-bake/images"
 )
 
-// UserDataConfig are the attributes of the data source `dorunner-user-data`: who the machine is.
+// UserDataConfig are the attributes of the data source `dorunner-user-data`, which writes what tells a baked image who
+// it is, judged as the machine would read it. A token is named by reference: user-data stays readable.
 type UserDataConfig struct {
 	common.PackerConfig `mapstructure:",squash"`
-	// A dorunner.yaml; attributes of the template win over it.
+	RunnerConfig        `mapstructure:",squash"`
+	// A dorunner.yaml. What the template says wins over it, attribute by attribute.
 	SpecFile string `mapstructure:"spec_file"`
-	// What the machine is for: `aws` (default), `azure` or `metal`.
+	// What the machine is for, whose limit of size holds: `aws` unless said otherwise, `azure` or `metal`.
 	Target string `mapstructure:"target"`
-	// The runner's name; also its tag unless tags are given.
-	Name string `mapstructure:"name" override:"runner.name"`
-	// The address of the DataOps application.
-	URL string `mapstructure:"url" override:"runner.url"`
-	// A reference to the token, such as `ssm:/dorunner/token`.
-	Token string `mapstructure:"token" override:"runner.token"`
-	// What jobs find the runner by.
-	Tags []string `mapstructure:"tags" override:"runner.tags"`
-	// Accept a token that is written out; it will be readable in the machine's user-data.
+	// The operating system of the image, whose cloud-init reads the result.
+	OS string `mapstructure:"os" override:"image.os"`
+	// `cloud-config`, `mime` or `script`; otherwise cloud-config, or mime where `merge` needs it.
+	Format string `mapstructure:"format"`
+	// User-data of your own to carry as well: files.
+	Merge []string `mapstructure:"merge"`
+	// Encode the whole in base64, as builders want it that do not do so themselves.
+	Base64 bool `mapstructure:"base64"`
+	// Write secrets that are not references; they will be readable in the machine's user-data.
 	AllowPlainSecrets bool `mapstructure:"allow_plain_secrets"`
 
 	ctx interpolate.Context
@@ -34,7 +43,7 @@ type UserDataConfig struct {
 
 // UserDataOutput is what the data source gives.
 type UserDataOutput struct {
-	// The user-data, as a `#cloud-config` document.
+	// The user-data.
 	Content string `mapstructure:"content"`
 }
 
@@ -52,24 +61,46 @@ func (d *UserData) OutputSpec() hcldec.ObjectSpec {
 	return (&UserDataOutput{}).FlatMapstructure().HCL2Spec()
 }
 
-// Configure reads the configuration and decides everything.
+// Configure reads the configuration and decides everything. What a target needs for baking is not asked for.
 func (d *UserData) Configure(raws ...any) error {
-	if err := decode(&d.config, raws, &d.config.ctx); err != nil {
+	c := &d.config
+	if err := decode(c, raws, &c.ctx); err != nil {
 		return err
 	}
-	if d.config.Target == "" {
-		d.config.Target = "aws"
+	if c.Target == "" {
+		c.Target = "aws"
 	}
-	var err error
-	d.plan, _, err = resolve(d.config.Target, &ImageConfig{SpecFile: d.config.SpecFile}, overridesOf(d.config), true)
+	if !slices.Contains(images.Targets(), c.Target) {
+		return fmt.Errorf("target: %q is none of %s", c.Target, strings.Join(images.Targets(), ", "))
+	}
+	spec, err := load(c.SpecFile)
+	if err != nil {
+		return err
+	}
+	d.plan, _, err = resolve("metal", spec, &ImageConfig{SpecFile: c.SpecFile, AllowSmall: true}, overridesOf(c), true)
 	return err
 }
 
 // Execute generates the user-data.
 func (d *UserData) Execute() (cty.Value, error) {
-	text, err := cloudinit.UserData(d.plan.Runner(), cloudinit.UserDataOptions{AllowPlain: d.config.AllowPlainSecrets})
+	c := d.config
+	o := cloudinit.Options{Cloud: c.Target, CloudInit: d.plan.Base.CloudInit, Format: c.Format, Base64: c.Base64, AllowPlain: c.AllowPlainSecrets}
+	for _, file := range c.Merge {
+		text, err := os.ReadFile(file) //nolint:gosec // the author's own
+		if err != nil {
+			return cty.NullVal(cty.EmptyObject), fmt.Errorf("merge: %w", err)
+		}
+		o.Sources = append(o.Sources, cloudinit.Source{Name: filepath.Base(file), Content: text})
+	}
+	made, err := cloudinit.Generate(d.plan.Runner(), o)
 	if err != nil {
 		return cty.NullVal(cty.EmptyObject), err
 	}
-	return hcl2helper.HCL2ValueFromConfig(UserDataOutput{Content: string(text)}, d.OutputSpec()), nil
+	for _, f := range made.Findings {
+		log.Print(f.Text("user-data"))
+	}
+	if made.Gzip && !c.Base64 { // HCL's strings are text
+		return cty.NullVal(cty.EmptyObject), fmt.Errorf("the user-data takes more than %s allows and had to be compressed: set base64 = true, and see that the builder does not encode it again", c.Target)
+	}
+	return hcl2helper.HCL2ValueFromConfig(UserDataOutput{Content: string(made.Data)}, d.OutputSpec()), nil
 }

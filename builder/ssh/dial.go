@@ -21,6 +21,9 @@ type Config struct {
 	Signer  ssh.Signer
 	HostKey ssh.PublicKey // the only one accepted
 	Timeout time.Duration // how long the machine may take to answer; default 5 minutes
+	// More are tried after Signer.
+	More   []ssh.AuthMethod
+	Crypto ssh.Config // ciphers and key exchanges; default the library's
 	// DialContext reaches Addr; default a net.Dialer's.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -48,6 +51,7 @@ func Dial(ctx context.Context, c Config) (*Guest, error) {
 		client, err := connect(wait, c)
 		if err == nil {
 			g := newGuest(client, c.User != "root")
+			g.Addr, g.User = c.Addr, c.User
 			go g.keepalive()
 			return g, nil
 		}
@@ -81,8 +85,8 @@ func connect(ctx context.Context, c Config) (*ssh.Client, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	wrong := false
 	sshConn, channels, requests, err := ssh.NewClientConn(conn, c.Addr, &ssh.ClientConfig{
-		User: c.User,
-		Auth: []ssh.AuthMethod{ssh.PublicKeys(c.Signer)},
+		Config: c.Crypto, User: c.User,
+		Auth: append([]ssh.AuthMethod{ssh.PublicKeys(c.Signer)}, c.More...),
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
 			if string(key.Marshal()) != string(c.HostKey.Marshal()) {
 				wrong = true

@@ -15,9 +15,10 @@ import (
 // Guest is a machine over SSH. Commands may run at the same time.
 type Guest struct {
 	shell.Guest
-	client  *ssh.Client
-	done    chan struct{}
-	closing sync.Once
+	Addr, User string // as in Config
+	client     *ssh.Client
+	done       chan struct{}
+	closing    sync.Once
 }
 
 func newGuest(client *ssh.Client, sudo bool) *Guest {

@@ -4,6 +4,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/hashicorp/packer-plugin-sdk/plugin"
 	"github.com/hashicorp/packer-plugin-sdk/version"
@@ -16,7 +17,10 @@ var release = "0.1.0"
 
 func main() {
 	set := plugin.NewSet()
-	set.SetVersion(version.NewPluginVersion(release, "", ""))
+	number, pre, _ := strings.Cut(release, "-")
+	set.SetVersion(version.NewPluginVersion(number, pre, ""))
+	set.RegisterBuilder("aws", new(packer.AWS))
+	set.RegisterBuilder("azure", new(packer.Azure))
 	set.RegisterBuilder("metal", new(packer.Metal))
 	set.RegisterProvisioner(plugin.DEFAULT_NAME, new(packer.Provisioner))
 	set.RegisterDatasource("user-data", new(packer.UserData))

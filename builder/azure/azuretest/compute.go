@@ -375,6 +375,19 @@ func (s *Server) PowerOff(vm string) {
 	}
 }
 
+// CustomData is what a machine was given for its cloud-init; "" when there is no such machine.
+func (s *Server) CustomData(vm string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.all("microsoft.compute/virtualmachines", "") {
+		if strings.EqualFold(at(r.body, "name"), vm) {
+			data, _ := base64.StdEncoding.DecodeString(at(r.body, "properties", "osProfile", "customData")) // createVM has decoded it
+			return string(data)
+		}
+	}
+	return ""
+}
+
 var versionName = regexp.MustCompile(`^\d{1,10}\.\d{1,10}\.\d{1,10}$`)
 
 func (s *Server) images(f *compute.ServerFactory) {
