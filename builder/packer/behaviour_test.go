@@ -336,7 +336,7 @@ func TestInterferenceThroughPacker(t *testing.T) {
 				}
 				out, status := p.start(exec.Command(p.packer, "build", p.template("", a.source+"  ami_regions = [\"eu-west-1\"]\n")))
 				made := len(a.Images()) > 0
-				if (status == 0) != made || made != strings.Contains(out, "us-east-1: ami-") {
+				if (status == 0) != made || made != strings.Contains(out, "runner: images were created:\nus-east-1: ami-") {
 					t.Errorf("call %d: exit status %d, images %v\n%s", n, status, a.Images(), out)
 				}
 				want := 0

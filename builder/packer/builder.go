@@ -115,8 +115,29 @@ func (b *bakery) run(ctx context.Context, ui packersdk.Ui, hook packersdk.Hook) 
 	if m.Artifact.Reused {
 		ui.Say("No provisioner ran: the image of this plan exists. With -force it is baked anew.")
 	}
-	return &artifact{builderID: b.id, manifest: m, outDir: b.plan.Spec.Metal.Output, cloud: cloud,
-		state: map[string]any{"generated_data": data}}, nil
+	a := &artifact{builderID: b.id, manifest: m, outDir: b.plan.Spec.Metal.Output, cloud: cloud, state: map[string]any{"generated_data": data}}
+	if ctx.Err() != nil {
+		return nil, b.cancelled(ctx, ui, a)
+	}
+	return a, nil
+}
+
+// cancelled takes back an image that was finished just before the build was cancelled: Packer forgets its artifact. One
+// that others may have been pointed to already, or that took older ones' place, stays and is named.
+func (b *bakery) cancelled(ctx context.Context, ui packersdk.Ui, a *artifact) error {
+	err := context.Cause(ctx)
+	s := b.plan.Spec
+	switch {
+	case a.manifest.Artifact.Reused:
+	case s.AWS.Publish != "" || s.AWS.Keep > 0 || s.Azure.Keep > 0:
+		ui.Error("cancelled when the image was finished and given out; it stays: " + a.Id())
+	default:
+		if derr := a.Destroy(); derr != nil {
+			return errors.Join(err, fmt.Errorf("the finished image %s: %w", a.Id(), derr))
+		}
+		ui.Say("removed the finished image " + a.Id())
+	}
+	return err
 }
 
 // onError does what -on-error says, as Packer's own builders do it.

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -41,7 +42,7 @@ func newTool(t *testing.T) *tool {
 	dir := t.TempDir()
 	p := &tool{t: t, dir: dir, packer: packertest.Packer(t)}
 	p.setenv("PACKER_PLUGIN_PATH", filepath.Join(dir, "plugins"), "PACKER_CONFIG_DIR", dir, "CHECKPOINT_DISABLE", "1",
-		"PACKER_NO_COLOR", "1", "DORUNNER_STATE_DIR", filepath.Join(dir, "state"), "HOME", dir)
+		"PACKER_NO_COLOR", "1", "DORUNNER_STATE_DIR", filepath.Join(dir, "state"))
 	plugin := packertest.Tool(t, ".", "packer-plugin-dorunner", "../../cmd/packer-plugin-dorunner")
 	p.boot = packertest.Tool(t, ".", "dorunner-firstboot", "../../cmd/dorunner-firstboot")
 	p.run(0, "plugins", "install", "--path", plugin, "github.com/dorunner/dorunner")
@@ -95,20 +96,21 @@ func (p *tool) start(cmd *exec.Cmd) (out string, status int) {
 	cmd.Dir, cmd.Env = p.dir, append(os.Environ(), p.env...)
 	cmd.Stdout, cmd.Stderr = lines, lines
 	cmd.WaitDelay = 10 * time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
 	p.process.Store(cmd.Process)
 	soft := time.AfterFunc(2*time.Minute, p.interrupt)
-	hard := time.AfterFunc(3*time.Minute, func() { _ = cmd.Process.Kill() })
+	hard := time.AfterFunc(3*time.Minute, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	_ = cmd.Wait() // its status says all
 	soft.Stop()
 	hard.Stop()
 	return lines.String(), cmd.ProcessState.ExitCode()
 }
 
-// interrupt is Ctrl-C.
-func (p *tool) interrupt() { _ = p.process.Load().Signal(os.Interrupt) }
+// interrupt is Ctrl-C: every process in the foreground gets it, the plugins too.
+func (p *tool) interrupt() { _ = syscall.Kill(-p.process.Load().Pid, syscall.SIGINT) }
 
 // watched keeps output and shows it to the test.
 type watched struct {
