@@ -111,6 +111,12 @@ type RunnerConfig struct {
 	DrainOnShutdown *bool `mapstructure:"drain_on_shutdown" override:"runner.drain_on_shutdown"`
 	// What a machine does whose first boot failed for good: `stay`, `poweroff` or `unhealthy`.
 	OnFailure string `mapstructure:"on_failure" override:"runner.on_failure"`
+	// Have machines of a group publish how busy they are, for the cloud to size it by.
+	PublishLoad *bool `mapstructure:"publish_load" override:"runner.publish_load"`
+	// Have machines of a group protect themselves from scale-in while jobs run.
+	ProtectBusy *bool `mapstructure:"protect_busy" override:"runner.protect_busy"`
+	// The port on which a machine answers health probes; otherwise none.
+	HealthPort int `mapstructure:"health_port" override:"runner.health_port"`
 	// The files that jobs read their secrets from.
 	Vault VaultConfig `mapstructure:"vault"`
 }

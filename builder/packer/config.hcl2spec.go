@@ -629,6 +629,9 @@ type FlatRunnerConfig struct {
 	DrainTimeout    *string          `mapstructure:"drain_timeout" override:"runner.drain_timeout" cty:"drain_timeout" hcl:"drain_timeout"`
 	DrainOnShutdown *bool            `mapstructure:"drain_on_shutdown" override:"runner.drain_on_shutdown" cty:"drain_on_shutdown" hcl:"drain_on_shutdown"`
 	OnFailure       *string          `mapstructure:"on_failure" override:"runner.on_failure" cty:"on_failure" hcl:"on_failure"`
+	PublishLoad     *bool            `mapstructure:"publish_load" override:"runner.publish_load" cty:"publish_load" hcl:"publish_load"`
+	ProtectBusy     *bool            `mapstructure:"protect_busy" override:"runner.protect_busy" cty:"protect_busy" hcl:"protect_busy"`
+	HealthPort      *int             `mapstructure:"health_port" override:"runner.health_port" cty:"health_port" hcl:"health_port"`
 	Vault           *FlatVaultConfig `mapstructure:"vault" cty:"vault" hcl:"vault"`
 }
 
@@ -665,6 +668,9 @@ func (*FlatRunnerConfig) HCL2Spec() map[string]hcldec.Spec {
 		"drain_timeout":     &hcldec.AttrSpec{Name: "drain_timeout", Type: cty.String, Required: false},
 		"drain_on_shutdown": &hcldec.AttrSpec{Name: "drain_on_shutdown", Type: cty.Bool, Required: false},
 		"on_failure":        &hcldec.AttrSpec{Name: "on_failure", Type: cty.String, Required: false},
+		"publish_load":      &hcldec.AttrSpec{Name: "publish_load", Type: cty.Bool, Required: false},
+		"protect_busy":      &hcldec.AttrSpec{Name: "protect_busy", Type: cty.Bool, Required: false},
+		"health_port":       &hcldec.AttrSpec{Name: "health_port", Type: cty.Number, Required: false},
 		"vault":             &hcldec.BlockSpec{TypeName: "vault", Nested: hcldec.ObjectSpec((*FlatVaultConfig)(nil).HCL2Spec())},
 	}
 	return s
@@ -702,6 +708,9 @@ type FlatUserDataConfig struct {
 	DrainTimeout        *string           `mapstructure:"drain_timeout" override:"runner.drain_timeout" cty:"drain_timeout" hcl:"drain_timeout"`
 	DrainOnShutdown     *bool             `mapstructure:"drain_on_shutdown" override:"runner.drain_on_shutdown" cty:"drain_on_shutdown" hcl:"drain_on_shutdown"`
 	OnFailure           *string           `mapstructure:"on_failure" override:"runner.on_failure" cty:"on_failure" hcl:"on_failure"`
+	PublishLoad         *bool             `mapstructure:"publish_load" override:"runner.publish_load" cty:"publish_load" hcl:"publish_load"`
+	ProtectBusy         *bool             `mapstructure:"protect_busy" override:"runner.protect_busy" cty:"protect_busy" hcl:"protect_busy"`
+	HealthPort          *int              `mapstructure:"health_port" override:"runner.health_port" cty:"health_port" hcl:"health_port"`
 	Vault               *FlatVaultConfig  `mapstructure:"vault" cty:"vault" hcl:"vault"`
 	SpecFile            *string           `mapstructure:"spec_file" cty:"spec_file" hcl:"spec_file"`
 	Target              *string           `mapstructure:"target" cty:"target" hcl:"target"`
@@ -753,6 +762,9 @@ func (*FlatUserDataConfig) HCL2Spec() map[string]hcldec.Spec {
 		"drain_timeout":              &hcldec.AttrSpec{Name: "drain_timeout", Type: cty.String, Required: false},
 		"drain_on_shutdown":          &hcldec.AttrSpec{Name: "drain_on_shutdown", Type: cty.Bool, Required: false},
 		"on_failure":                 &hcldec.AttrSpec{Name: "on_failure", Type: cty.String, Required: false},
+		"publish_load":               &hcldec.AttrSpec{Name: "publish_load", Type: cty.Bool, Required: false},
+		"protect_busy":               &hcldec.AttrSpec{Name: "protect_busy", Type: cty.Bool, Required: false},
+		"health_port":                &hcldec.AttrSpec{Name: "health_port", Type: cty.Number, Required: false},
 		"vault":                      &hcldec.BlockSpec{TypeName: "vault", Nested: hcldec.ObjectSpec((*FlatVaultConfig)(nil).HCL2Spec())},
 		"spec_file":                  &hcldec.AttrSpec{Name: "spec_file", Type: cty.String, Required: false},
 		"target":                     &hcldec.AttrSpec{Name: "target", Type: cty.String, Required: false},
