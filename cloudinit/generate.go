@@ -199,7 +199,7 @@ func sources(files []Source) ([]part, error) {
 	for _, f := range files {
 		r := decode.UserData(f.Content)
 		for _, n := range r.Notes {
-			if !n.Warning {
+			if !n.Warning && n.Rule != decode.JinjaKind {
 				p := n.Layer.Locate(n.Off)
 				return nil, fmt.Errorf("%s:%d:%d: %s; %s", f.Name, p.Line, p.Col, n.Message, n.Hint)
 			}

@@ -37,6 +37,9 @@ const (
 	PartHandler = "text/part-handler"
 )
 
+// JinjaKind is the rule of a note that does not hold for cloud-init 23.2 and later.
+const JinjaKind = "jinja-kind"
+
 // KindOf is what cloud-init takes a text for by its beginning: case and leading white space are forgiven. "" is nothing.
 func KindOf(text []byte) string {
 	head := strings.ToLower(string(bytes.TrimLeft(text, " \t\n\v\f\r")[:min(64, len(bytes.TrimLeft(text, " \t\n\v\f\r")))]))
@@ -199,8 +202,8 @@ func wholeBase64(l *Layer) *Layer {
 	if len(text) < 8 || !onlyBase64(text) {
 		return nil
 	}
-	inner := unbase64(l, 0, len(l.Data), "base64")
-	if inner == nil || len(inner.Data) == 0 {
+	inner, stray := unbase64(l, 0, len(l.Data), "base64", false)
+	if inner == nil || stray >= 0 || len(inner.Data) == 0 {
 		return nil
 	}
 	head := bytes.ToLower(inner.Data[:min(4096, len(inner.Data))])
@@ -222,22 +225,53 @@ func onlyBase64(b []byte) bool {
 	return true
 }
 
-// unbase64 decodes a stretch of a layer, keeping the place of each byte; nil when it is not base64.
-func unbase64(l *Layer, start, end int, about string) *Layer {
+// unbase64 decodes a stretch of a layer, keeping the place of each byte; nil when Python would refuse it. What is no
+// base64 it passes over without a word: stray is where the first such character stands, or -1. Padding that is missing
+// is put back where repair says so, as the reader of MIME messages does.
+func unbase64(l *Layer, start, end int, about string, repair bool) (text *Layer, stray int) {
 	var clean []byte
 	var at []int
+	pads := 0
+	stray = -1
+scan:
 	for i := start; i < end; i++ {
-		if c := l.Data[i]; c != '\n' && c != '\r' && c != ' ' && c != '\t' {
+		switch c := l.Data[i]; {
+		case c == '\n', c == '\r', c == ' ', c == '\t':
+		case c == '=' && len(clean)%4 >= 2:
+			if pads++; len(clean)%4+pads == 4 { // the end, whatever follows
+				if rest := bytes.TrimLeft(l.Data[i+1:end], " \t\r\n"); len(rest) > 0 && stray < 0 {
+					stray = end - len(rest)
+				}
+				break scan
+			}
+		case c == '=', !onlyBase64([]byte{c}):
+			if stray < 0 {
+				stray = i
+			}
+		default:
 			clean, at = append(clean, c), append(at, i)
+			pads = 0
 		}
 	}
-	text, err := base64.StdEncoding.DecodeString(string(clean))
-	if err != nil {
-		return nil
+	if n := len(clean) % 4; n == 1 || n > 0 && n+pads < 4 && !repair {
+		return nil, stray
 	}
-	origin := make([]int, len(text))
+	data := make([]byte, base64.RawStdEncoding.DecodedLen(len(clean)))
+	if _, err := base64.RawStdEncoding.Decode(data, clean); err != nil {
+		return nil, stray
+	}
+	origin := make([]int, len(data))
 	for i := range origin {
 		origin[i] = at[i/3*4+i%3]
 	}
-	return l.mapped(text, origin, about)
+	return l.mapped(data, origin, about), stray
 }
+
+// Base64 decodes the text of a layer as cloud-init decodes the content of a file; nil when it would refuse it. Stray is
+// where the first character stands that it passes over, or -1.
+func Base64(l *Layer, about string) (text *Layer, stray int) {
+	return unbase64(l, 0, len(l.Data), about, false)
+}
+
+// Gunzip unpacks a layer; nil when it is not gzip.
+func Gunzip(l *Layer) *Layer { return new(Result).gunzip(l) }

@@ -51,7 +51,7 @@ type field struct {
 // entity is a message or a part of one: headers, a blank line, a body.
 func (r *Result) entity(l *Layer, n *int, depth int) {
 	fields := map[string]field{}
-	body, last := 0, ""
+	body, last, unlike := 0, "", "" // unlike is a line that ends the headers without being empty
 	for body < len(l.Data) {
 		line, _, _ := bytes.Cut(l.Data[body:], []byte("\n"))
 		text := strings.TrimSuffix(string(line), "\r")
@@ -62,6 +62,9 @@ func (r *Result) entity(l *Layer, n *int, depth int) {
 			body = next
 			goto found
 		case last != "" && (text[0] == ' ' || text[0] == '\t'):
+			if strings.TrimSpace(text) == "" {
+				r.note(last != "content-transfer-encoding", "mime-headers", l, body, "take the blanks away", "a line of blanks does not end the headers")
+			}
 			f := fields[last]
 			f.value += " " + strings.TrimSpace(text)
 			fields[last] = f
@@ -74,7 +77,7 @@ func (r *Result) entity(l *Layer, n *int, depth int) {
 			}
 		case body == 0 && strings.HasPrefix(text, "From "):
 		default:
-			r.note(false, "mime-headers", l, body, "put an empty line between the headers and the body", "%q is not a MIME header: it ends them, and what follows counts as text", clip(text))
+			unlike = text
 			goto found
 		}
 		body = next
@@ -91,7 +94,12 @@ found:
 			r.note(false, "content-type", l, ct.at, "write it as: Content-Type: text/cloud-config", "the content type does not parse: %s", strings.TrimPrefix(err.Error(), "mime: "))
 		}
 	}
-	if strings.HasPrefix(kind, "multipart/") {
+	multi := strings.HasPrefix(kind, "multipart/")
+	if unlike != "" {
+		harmless := multi || strings.HasPrefix(unlike, "--") || KindOf([]byte(unlike)) != "" || strings.EqualFold(fields["content-transfer-encoding"].value, "base64")
+		r.note(harmless, "mime-headers", l, body, "put an empty line between the headers and the body", "%q is not a MIME header: it ends them, and what follows counts as text", clip(unlike))
+	}
+	if multi {
 		r.multipart(l, body, ct.at, params["boundary"], n, depth)
 		return
 	}
@@ -110,10 +118,17 @@ func (r *Result) multipart(l *Layer, body, at int, boundary string, n *int, dept
 		return
 	}
 	start, parts, closed := -1, 0, false
-	for off := body; off < len(l.Data) && !closed; {
+	for off := body; off < len(l.Data); {
 		line, _, _ := bytes.Cut(l.Data[off:], []byte("\n"))
 		text := strings.TrimRight(string(line), " \t\r")
 		if rest, is := strings.CutPrefix(text, "--"+boundary); is && (rest == "" || rest == "--") {
+			if closed && rest == "" {
+				r.note(false, "boundary", l, off, "take the two dashes at the end of the earlier line away", "parts stand behind the last boundary, where cloud-init ignores them")
+				break
+			}
+			if closed {
+				break
+			}
 			if start >= 0 {
 				end := off
 				if end > start && l.Data[end-1] == '\n' {
@@ -185,6 +200,9 @@ func (r *Result) leaf(l *Layer, body int, kind string, params map[string]string,
 	if kind == "text/plain" || kind == "text/x-not-multipart" || kind == Script {
 		if found := KindOf(text.Data); found != "" {
 			kind = found
+		} else if len(bytes.TrimSpace(text.Data)) == 0 {
+			r.note(true, "empty", l, body, "", "the part is empty")
+			return
 		} else if kind != Script {
 			r.noHeader(text, " in a text/plain part")
 			return
@@ -209,12 +227,16 @@ func (r *Result) leaf(l *Layer, body int, kind string, params map[string]string,
 func (r *Result) transfer(l *Layer, body int, enc field, about string) *Layer {
 	switch e := strings.ToLower(strings.TrimSpace(enc.value)); e {
 	case "base64":
-		text := unbase64(l, body, len(l.Data), about)
-		if text == nil {
-			r.note(false, "base64", l, badBase64(l.Data, body), "encode the part again", "the part is not valid base64")
+		text, stray := unbase64(l, body, len(l.Data), about, true)
+		switch {
+		case text == nil:
+			r.note(false, "base64", l, max(stray, body), "encode the part again", "the part is not valid base64")
+		case stray >= 0:
+			r.note(true, "base64", l, stray, "encode the part again", "%q is no base64, and cloud-init passes over it: the part may be damaged", l.Data[stray])
 		}
 		return text
 	case "quoted-printable":
+		r.ascii(l, body)
 		text, err := io.ReadAll(quotedprintable.NewReader(bytes.NewReader(l.Data[body:])))
 		if err != nil {
 			r.note(false, "quoted-printable", l, body, "encode the part again", "the part is not valid quoted-printable")
@@ -222,12 +244,7 @@ func (r *Result) transfer(l *Layer, body int, enc field, about string) *Layer {
 		}
 		return At(l, text, body, about)
 	case "", "7bit", "8bit", "binary":
-		for i, c := range l.Data[body:] {
-			if c >= 0x80 {
-				r.note(false, "not-ascii", l, body+i, "give the part Content-Transfer-Encoding: base64", "cloud-init corrupts characters that are not ASCII in a part without base64")
-				break
-			}
-		}
+		r.ascii(l, body)
 		return l.slice(body, len(l.Data), about)
 	default:
 		r.note(false, "transfer-encoding", l, enc.at, "use base64", "cloud-init does not know the transfer encoding %q", clip(e))
@@ -235,13 +252,11 @@ func (r *Result) transfer(l *Layer, body int, enc field, about string) *Layer {
 	}
 }
 
-func badBase64(data []byte, from int) int {
-	for i := from; i < len(data); i++ {
-		if c := data[i]; !onlyBase64([]byte{c}) && c != ' ' && c != '\t' {
-			return i
-		}
+// ascii refuses what cloud-init corrupts.
+func (r *Result) ascii(l *Layer, body int) {
+	if i := bytes.IndexFunc(l.Data[body:], func(c rune) bool { return c >= 0x80 }); i >= 0 {
+		r.note(false, "not-ascii", l, body+i, "give the part Content-Transfer-Encoding: base64", "cloud-init corrupts characters that are not ASCII in a part without base64")
 	}
-	return from
 }
 
 func nearest(kind string) string {

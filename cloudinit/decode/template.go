@@ -50,7 +50,7 @@ func (r *Result) template(p *Part) {
 	case "":
 		r.note(false, "jinja-header", l, head[1], `put "#cloud-config" or "#!" and an interpreter on the line after "## template: jinja"`, "a template must go on as #cloud-config or a script")
 	default:
-		r.note(true, "jinja-header", l, head[1], "", "before 23.2 cloud-init renders only #cloud-config and scripts, and ignores this %s", p.Type)
+		r.note(false, JinjaKind, l, head[1], "", "before 23.2 cloud-init renders only #cloud-config and scripts, and ignores this %s", p.Type)
 	}
 }
 
@@ -109,10 +109,19 @@ func (r *Result) archive(l *Layer, depth int) {
 	}
 }
 
-// Scalar is the text of a YAML scalar as a layer. A literal block keeps its lines, other styles only their beginning.
+// Scalar is the text of a YAML scalar as a layer. A literal block keeps its lines, what stands on one line as it is read
+// keeps its columns, other styles only their beginning.
 func Scalar(l *Layer, n *yaml.Node, about string) *Layer {
 	if n.Style&yaml.LiteralStyle == 0 {
-		return At(l, []byte(n.Value), l.Offset(n.Line, n.Column), about)
+		off := l.Offset(n.Line, n.Column)
+		start := off
+		if n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 {
+			start = min(off+1, len(l.Data))
+		}
+		if n.Style&yaml.FoldedStyle == 0 && bytes.HasPrefix(l.Data[start:], []byte(n.Value)) {
+			return l.slice(start, start+len(n.Value), about)
+		}
+		return At(l, []byte(n.Value), off, about)
 	}
 	// The block begins on the line after its mark; its indentation is that of its first line with text.
 	first := n.Line + 1

@@ -3,6 +3,7 @@ package lint
 import (
 	"bytes"
 	"fmt"
+	"math/big"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,6 +32,7 @@ func (l *linter) cloudConfig(p decode.Part) *document {
 	}
 	l.check(d, root, cloudConfigKeys(), "")
 	l.files(d)
+	l.passwords(d)
 	l.secrets(d)
 	return d
 }
@@ -81,23 +83,75 @@ func (l *linter) check(d *document, n *yaml.Node, k *key, path string) {
 	case "map":
 		l.checkMap(d, n, k, path)
 	case "list":
-		if k.items != nil {
-			for i, c := range n.Content {
-				l.check(d, c, k.items, path+"["+strconv.Itoa(i)+"]")
+		l.count(d, n, path, "item", len(n.Content), k.least, k.most)
+		for i, c := range n.Content {
+			sub := path + "[" + strconv.Itoa(i) + "]"
+			if k.items != nil {
+				l.check(d, c, k.items, sub)
+			}
+			if k.unique && c.Kind == yaml.ScalarNode && slices.ContainsFunc(n.Content[:i], func(o *yaml.Node) bool { return o.Value == c.Value }) {
+				l.add(d.layer, d.off(c), "value", false, sub, "take one away", "%q stands here for the second time", c.Value)
 			}
 		}
 	case "str":
-		word := n.Value
-		if k.dashes {
-			word = strings.ReplaceAll(word, "-", "_")
+		l.text(d, n, k, path)
+	case "int", "num":
+		if k.from != nil && lessThan(n, *k.from) && !d.rendered(n) {
+			l.add(d.layer, d.off(n), "value", false, path, "", "the smallest number that cloud-init takes here is %d", *k.from)
 		}
-		if k.words != nil && !slices.Contains(k.words, word) && !d.rendered(n) {
-			hint := "use one of " + strings.Join(k.words, ", ")
-			if s := suggest(n.Value, k.words); s != "" {
-				hint = "did you mean " + s + "?"
-			}
-			l.add(d.layer, d.off(n), "value", false, path, hint, "%q is none of the words that cloud-init knows here", n.Value)
+	}
+}
+
+// lessThan says that a number is less than the smallest.
+func lessThan(n *yaml.Node, smallest int) bool {
+	switch v := valueOf(n, 0).(type) {
+	case *big.Int:
+		return v.Cmp(big.NewInt(int64(smallest))) < 0
+	case float64:
+		return v < float64(smallest)
+	}
+	return false
+}
+
+// text holds a text against the words and the form that the table names.
+func (l *linter) text(d *document, n *yaml.Node, k *key, path string) {
+	word := n.Value
+	if k.dashes {
+		word = strings.ReplaceAll(word, "-", "_")
+	}
+	if k.words == nil && k.form == nil || slices.Contains(k.words, word) || k.form != nil && k.form.MatchString(n.Value) || d.rendered(n) {
+		return
+	}
+	hint := "use one of " + strings.Join(k.words, ", ")
+	if len(k.words) == 0 {
+		hint = ""
+	}
+	if s := suggest(n.Value, k.words); s != "" {
+		hint = "did you mean " + s + "?"
+	}
+	if k.form != nil {
+		l.add(d.layer, d.off(n), "value", false, path, hint, "%q is not of the form that cloud-init takes here: %s", n.Value, k.form)
+		return
+	}
+	l.add(d.layer, d.off(n), "value", false, path, hint, "%q is none of the words that cloud-init knows here", n.Value)
+}
+
+// count holds the size of a list or map against the table. What a template will add is not known yet.
+func (l *linter) count(d *document, n *yaml.Node, path, what string, have, least, most int) {
+	plural := func(n int) string {
+		if n == 1 {
+			return "1 " + what
 		}
+		return strconv.Itoa(n) + " " + what + "s"
+	}
+	switch {
+	case d.jinja != nil:
+	case have == 0 && least > 0:
+		l.add(d.layer, d.off(n), "value", false, path, "leave the key away", "it is empty, and cloud-init takes no less than %s", plural(least))
+	case have < least:
+		l.add(d.layer, d.off(n), "value", false, path, "", "it has %s, and cloud-init takes no less than %d", plural(have), least)
+	case most > 0 && have > most:
+		l.add(d.layer, d.off(n), "value", false, path, "", "it has %s, and cloud-init takes no more than %d", plural(have), most)
 	}
 }
 
@@ -117,6 +171,10 @@ func (l *linter) checkMap(d *document, n *yaml.Node, k *key, path string) {
 		next := k.keys[name]
 		if next == nil && k.any != nil {
 			next = k.any
+			if k.names != nil && !k.names.MatchString(name) && !d.rendered(kn) {
+				l.add(d.layer, d.off(kn), "unknown-key", false, sub, "", "the name is not of the form that cloud-init takes here: %s", k.names)
+				continue
+			}
 		}
 		if next == nil {
 			l.unknown(d, kn, k, sub)
@@ -131,6 +189,17 @@ func (l *linter) checkMap(d *document, n *yaml.Node, k *key, path string) {
 			l.add(d.layer, d.off(n), "missing-key", false, path, "", "%q is required here", name)
 		}
 	}
+	lacks := func(set []string) bool {
+		return slices.ContainsFunc(set, func(name string) bool { return !have[name] })
+	}
+	if len(k.either) > 0 && !slices.ContainsFunc(k.either, func(set []string) bool { return !lacks(set) }) {
+		var ways []string
+		for _, set := range k.either {
+			ways = append(ways, strings.Join(set, " and "))
+		}
+		l.add(d.layer, d.off(n), "missing-key", false, path, "", "cloud-init wants %s here", strings.Join(ways, ", or "))
+	}
+	l.count(d, n, path, "key", len(have), k.filled, 0)
 }
 
 // unknown tells of a key that the table does not have.

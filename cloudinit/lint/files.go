@@ -2,7 +2,7 @@ package lint
 
 import (
 	"bytes"
-	"encoding/base64"
+	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -56,11 +56,13 @@ func (l *linter) files(d *document) {
 		if path == nil || content == nil || content.Kind != yaml.ScalarNode || d.rendered(content) {
 			continue
 		}
-		text := decode.Scalar(d.layer, content, path.Value)
-		if enc := get(item, "encoding"); enc != nil {
-			if text = l.decodeContent(d, content, enc.Value, path.Value); text == nil {
-				continue
-			}
+		enc := ""
+		if n := get(item, "encoding"); n != nil {
+			enc = n.Value
+		}
+		text := l.decodeContent(d, content, enc, path.Value)
+		if text == nil {
+			continue
 		}
 		switch {
 		case path.Value == RunnerFile:
@@ -72,24 +74,53 @@ func (l *linter) files(d *document) {
 	l.cycles(units)
 }
 
-// decodeContent undoes the encoding of a file's content; nil when that is wrong or hides the text.
+// decodeContent undoes the encoding of a file's content; nil when that is wrong.
 func (l *linter) decodeContent(d *document, n *yaml.Node, enc, path string) *decode.Layer {
 	enc = strings.ToLower(enc)
-	switch {
-	case strings.HasSuffix(enc, "b64"), strings.HasSuffix(enc, "base64"):
-		raw, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(n.Value), ""))
-		if err != nil {
-			l.add(d.layer, d.off(n), "base64", false, "", "encode the content again", "the content of %s is not the base64 that its encoding says", path)
+	text := decode.Scalar(d.layer, n, path)
+	if n.Tag == "!!binary" {
+		if text, _ = decode.Base64(text, path+" (base64)"); text == nil {
+			l.add(d.layer, d.off(n), "base64", false, "", "encode the content again", "the content of %s is not base64, which !!binary says", path)
 			return nil
 		}
-		if enc != "b64" && enc != "base64" {
-			return nil // compressed
-		}
-		return decode.At(d.layer, raw, d.off(n), path+" (base64)")
-	case strings.HasPrefix(enc, "gz"):
-		return nil
 	}
-	return decode.Scalar(d.layer, n, path)
+	if strings.HasSuffix(enc, "b64") || strings.HasSuffix(enc, "base64") {
+		inner, stray := decode.Base64(text, path+" (base64)")
+		switch {
+		case inner == nil:
+			l.add(text, max(stray, 0), "base64", false, "", "encode the content again", "the content of %s is not the base64 that its encoding says", path)
+			return nil
+		case stray >= 0:
+			l.add(text, stray, "base64", true, "", "encode the content again", "%q is no base64, and cloud-init passes over it: the content of %s may be damaged", text.Data[stray], path)
+		}
+		text = inner
+	}
+	if !strings.HasPrefix(enc, "gz") {
+		return text
+	}
+	inner := decode.Gunzip(text)
+	if inner == nil {
+		l.add(text, 0, "gzip", false, "", "encode the content again", "the content of %s is not the gzip that its encoding says", path)
+	}
+	return inner
+}
+
+// passwords judges the forms that an entry of chpasswd may have.
+func (l *linter) passwords(d *document) {
+	chpasswd := get(d.root, "chpasswd")
+	if chpasswd == nil {
+		return
+	}
+	for i, u := range items(get(chpasswd, "users")) {
+		u = resolved(u)
+		kind, password, path := get(u, "type"), get(u, "password"), fmt.Sprintf("chpasswd.users[%d]", i)
+		switch random := kind != nil && kind.Value == "RANDOM"; {
+		case random && password != nil:
+			l.add(d.layer, d.off(password), "value", false, path+".password", "take it away, or the type", "a password is given, and the type asks for a random one")
+		case !random && kind != nil && password == nil && !d.rendered(kind):
+			l.add(d.layer, d.off(kind), "missing-key", false, path, "", "\"password\" is required here, unless the type is RANDOM")
+		}
+	}
 }
 
 // runnerSpec judges our own file the way the machine will.

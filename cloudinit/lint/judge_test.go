@@ -20,6 +20,8 @@ var (
 		"permissions-not":    "a type is all that it knows of a value",
 		"path-not-absolute":  "likewise",
 		"content-not-base64": "it decodes nothing",
+		"base64-stray":       "likewise",
+		"gzip-content":       "likewise",
 		"duplicate-":         "its reader keeps the last of two keys",
 		"newer-key":          "an unknown top-level key",
 		"unit-cycle-":        "it does not look into files",

@@ -102,6 +102,9 @@ func (l *linter) sort() {
 func (l *linter) userData(data []byte) {
 	r := decode.UserData(data)
 	for _, n := range r.Notes {
+		if n.Rule == decode.JinjaKind && !older(l.CloudInit, "23.2") {
+			continue
+		}
 		l.add(n.Layer, n.Off, n.Rule, n.Warning, "", n.Hint, "%s", n.Message)
 	}
 	l.report.Sent = r.Sent

@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"regexp"
@@ -47,6 +48,9 @@ func (l *linter) network(d *document) {
 		l.add(d.layer, d.off(v), "value", false, "version", "write version: 2", "cloud-init knows versions 1 and 2")
 	}
 	l.check(d, d.root, table, "")
+	if v != nil && v.Value == "1" {
+		l.entries(d, at)
+	}
 	if v != nil && v.Value == "2" {
 		for _, kind := range []string{"ethernets", "bonds", "bridges", "vlans", "wifis"} {
 			if devices := get(at, kind); devices != nil {
@@ -54,6 +58,37 @@ func (l *linter) network(d *document) {
 					l.device(d, resolved(dev), kind+"."+k.Value)
 				}
 			}
+		}
+	}
+}
+
+// needs are the keys that an entry of version 1 must have, by its type.
+var needs = map[string][]string{
+	"physical": {"name"}, "bond": {"name"}, "bridge": {"name", "bridge_interfaces", "params"}, "vlan": {"name", "vlan_link", "vlan_id"},
+	"nameserver": {"address"}, "route": {"gateway"},
+}
+
+// entries judges what depends on the type of an entry of version 1.
+func (l *linter) entries(d *document, at *yaml.Node) {
+	for i, e := range items(get(at, "config")) {
+		e = resolved(e)
+		kind, path := get(e, "type"), fmt.Sprintf("config[%d]", i)
+		if kind == nil {
+			continue
+		}
+		lack := func(name string) {
+			l.add(d.layer, d.off(e), "missing-key", false, path, "", "%q is required where the type is %s", name, kind.Value)
+		}
+		for _, name := range needs[kind.Value] {
+			if get(e, name) == nil {
+				lack(name)
+			}
+		}
+		if kind.Value == "route" && get(e, "destination") == nil && get(e, "network") == nil {
+			lack("destination")
+		}
+		if name := get(e, "name"); name != nil && len(name.Value) > 15 {
+			l.add(d.layer, d.off(name), "value", false, path+".name", "shorten it", "Linux takes no interface name of more than 15 characters")
 		}
 	}
 }
@@ -116,9 +151,11 @@ func (l *linter) metaData(d *document) {
 	if h := get(d.root, "local-hostname"); h != nil && !hostnameForm.MatchString(h.Value) {
 		l.add(d.layer, d.off(h), "value", false, "local-hostname", "use letters, digits and dashes", "%q is not a host name", h.Value)
 	}
-	for k := range pairs(d.root) {
-		if s := suggest(k.Value, []string{"instance-id", "local-hostname"}); s != "" && s != k.Value {
-			l.add(d.layer, d.off(k), "unknown-key", false, k.Value, "did you mean "+s+"?", "cloud-init knows no key of this name and ignores it")
+	for k := range pairs(d.root) { // any key may stand here, so a misspelt one must look like one of these two
+		for _, name := range []string{"instance-id", "local-hostname"} {
+			if k.Value != name && get(d.root, name) == nil && distance(strings.ToLower(strings.ReplaceAll(k.Value, "_", "-")), name, 2) <= 2 {
+				l.add(d.layer, d.off(k), "unknown-key", false, k.Value, "did you mean "+name+"?", "cloud-init knows no key of this name and ignores it")
+			}
 		}
 	}
 }

@@ -1,8 +1,11 @@
 package lint
 
 import (
+	"cmp"
 	_ "embed"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -31,10 +34,18 @@ var (
 type key struct {
 	types      []string // of str, int, num, bool, list, map, null; or any
 	required   bool
-	open       bool     // a map that may hold others than its keys
-	words      []string // allowed words of a string
-	dashes     bool     // in words - and _ are the same
-	since      string   // first cloud-init release that knows it; "" is 22.4 or before
+	open       bool           // a map that may hold others than its keys
+	words      []string       // allowed words of a string
+	dashes     bool           // in words - and _ are the same
+	form       *regexp.Regexp // of a string that is none of the words
+	names      *regexp.Regexp // of a map's other keys
+	least      int            // items of a list
+	most       int            // likewise; 0 is any number
+	filled     int            // keys of a map, at least
+	from       *int           // the smallest number
+	unique     bool           // no item twice
+	either     [][]string     // one of these sets of keys must be there
+	since      string         // first cloud-init release that knows it; "" is 22.4 or before
 	deprecated string
 	keys       map[string]*key // of a map
 	any        *key            // of a map: every other key
@@ -57,7 +68,7 @@ func parseTable(text string) *key {
 		}
 		return defs[name]
 	}
-	refs := map[*key]*key{}
+	refs := map[*key][]*key{}
 	holders := []*key{root}
 	for line := range strings.Lines(text) {
 		words := strings.Fields(line)
@@ -95,29 +106,78 @@ func parseTable(text string) *key {
 				k.words, k.dashes = strings.Split(a[2:], ","), true
 			case strings.HasPrefix(a, "="):
 				k.words = strings.Split(a[1:], ",")
+			case strings.HasPrefix(a, "/"):
+				k.form = regexp.MustCompile(strings.Trim(a, "/"))
+			case strings.HasPrefix(a, "names:/"):
+				k.names = regexp.MustCompile(strings.Trim(a[len("names:"):], "/"))
+			case strings.HasPrefix(a, "least:"):
+				k.least = number(a)
+			case strings.HasPrefix(a, "most:"):
+				k.most = number(a)
+			case strings.HasPrefix(a, "keys:"):
+				k.filled = number(a)
+			case strings.HasPrefix(a, "from:"):
+				n := number(a)
+				k.from = &n
+			case a == "unique":
+				k.unique = true
+			case strings.HasPrefix(a, "either:"):
+				for set := range strings.SplitSeq(a[len("either:"):], ",") {
+					k.either = append(k.either, strings.Split(set, "+"))
+				}
 			case strings.HasPrefix(a, "since:"):
 				k.since = a[len("since:"):]
 			case strings.HasPrefix(a, "deprecated:"):
 				k.deprecated = a[len("deprecated:"):]
 			case strings.HasPrefix(a, "@"):
-				refs[k] = def(a)
+				refs[k] = append(refs[k], def(a))
 			default:
 				panic("key table: " + line)
 			}
 		}
 		holders = append(holders[:depth+1], k)
 	}
-	for k, d := range refs {
-		k.keys, k.any = d.keys, d.any
-		if d.items != nil {
-			k.items = d.items
+	for k := range refs {
+		k.adopt(refs)
+	}
+	return root
+}
+
+// adopt takes over what the definitions say that a key refers to; what it says itself stands.
+func (k *key) adopt(refs map[*key][]*key) {
+	from := refs[k]
+	delete(refs, k)
+	for _, d := range from {
+		d.adopt(refs)
+		if k.keys == nil {
+			k.keys = d.keys
+		} else {
+			for name, sub := range d.keys {
+				if k.keys[name] == nil {
+					k.keys[name] = sub
+				}
+			}
 		}
-		k.needed = d.needed
+		k.any, k.items = cmp.Or(k.any, d.any), cmp.Or(k.items, d.items)
+		k.needed = slices.Concat(k.needed, d.needed)
 		if k.words == nil {
 			k.words, k.dashes = d.words, d.dashes
 		}
+		if k.either == nil {
+			k.either = d.either
+		}
+		k.least, k.most, k.filled = cmp.Or(k.least, d.least), cmp.Or(k.most, d.most), cmp.Or(k.filled, d.filled)
 	}
-	return root
+}
+
+// number reads the number of "least:1".
+func number(attr string) int {
+	_, n, _ := strings.Cut(attr, ":")
+	v, err := strconv.Atoi(n)
+	if err != nil {
+		panic("key table: " + attr)
+	}
+	return v
 }
 
 // free is a map of which the table says nothing.
