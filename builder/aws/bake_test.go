@@ -38,6 +38,7 @@ type world struct {
 
 func newWorld(t testing.TB, o awstest.Options) *world {
 	s := awstest.New(o)
+	s.AddRole("baker")
 	w := &world{t: t, server: s}
 	old := time.Now().AddDate(0, -2, 0)
 	s.AddBaseImage("us-east-1", canonical, "ubuntu/images/hvm-ssd/ubuntu-focal-20.04-amd64-server-20250101", "x86_64", old)

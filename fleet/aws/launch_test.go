@@ -54,6 +54,7 @@ func (b *booting) Console(id string) string {
 func setup(t *testing.T, o awstest.Options) (*awstest.Server, LaunchOptions) {
 	t.Helper()
 	s := awstest.New(o)
+	s.AddRole("dorunner")
 	cfg := sdk.Config{Region: "us-east-1", Credentials: credentials.NewStaticCredentialsProvider("AKIDTEST", "secret", ""),
 		HTTPClient: &http.Client{Transport: s.Transport(), Timeout: 30 * time.Second}, BaseEndpoint: sdk.String("http://aws.test")}
 	tags := map[string]string{"dorunner:bake-id": "b", "dorunner:family": "dorunner-ubuntu-20.04-"}

@@ -127,8 +127,8 @@ func (s statement) holds(keys map[string][]string) bool {
 // permit asks the account's policy about an action on every resource that it touches. A resource that is created
 // with tags needs ec2:CreateTags as well.
 func (c *call) permit(action string, extra map[string][]string, on ...resource) *Error {
-	p := c.s.o.Policy
-	if p == nil || c.Service+":"+action == "sts:GetCallerIdentity" { // which no policy can deny a caller for want of an Allow
+	p := c.policy()
+	if p == nil || c.internal || c.Service+":"+action == "sts:GetCallerIdentity" { // which no policy can deny a caller for want of an Allow
 		return nil
 	}
 	for _, r := range on {
@@ -144,7 +144,7 @@ func (c *call) permit(action string, extra map[string][]string, on ...resource) 
 			keys["aws:TagKeys"] = append(keys["aws:TagKeys"], k)
 		}
 		if !p.allows(c.Service+":"+action, r, keys) {
-			return &Error{403, c.denied(), fmt.Sprintf("You are not authorized to perform this operation. User: %s is not authorized to perform: %s:%s on resource: %s because no identity-based policy allows the %s:%s action", c.s.caller(), c.Service, action, r.arn, c.Service, action)}
+			return &Error{403, c.denied(), fmt.Sprintf("You are not authorized to perform this operation. User: %s is not authorized to perform: %s:%s on resource: %s because no identity-based policy allows the %s:%s action", c.who(), c.Service, action, r.arn, c.Service, action)}
 		}
 		if r.creating && len(r.newTags) > 0 && action != "CreateTags" && c.Service == "ec2" {
 			if err := c.permit("CreateTags", map[string][]string{"ec2:CreateAction": {action}}, r); err != nil {
@@ -156,8 +156,11 @@ func (c *call) permit(action string, extra map[string][]string, on ...resource) 
 }
 
 func (c *call) denied() string {
-	if c.Service == "ec2" {
+	switch c.Service {
+	case "ec2":
 		return "UnauthorizedOperation"
+	case "autoscaling", "iam":
+		return "AccessDenied"
 	}
 	return "AccessDeniedException"
 }

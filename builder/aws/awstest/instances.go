@@ -100,6 +100,9 @@ func runInstances(c *call) (any, *Error) {
 	if id := c.r.tokens["run/"+i.token]; i.token != "" && id != "" {
 		return c.reservation([]*instance{c.r.instances[id]}), nil
 	}
+	if err := c.checkProfile(i.profile); err != nil {
+		return nil, err
+	}
 	if err := c.capacity(net.zone, i.size, i.spot); err != nil {
 		return nil, err
 	}
@@ -147,7 +150,8 @@ func (c *call) startInstance(n *instance, img *image, disks []disk, tags, volume
 			file = sn.blocks.path()
 		}
 		addr, err := m.Start(Machine{ID: n.id, Region: c.Region, ImageID: n.image, UserData: n.userData, Disk: file, DiskGiB: gib, Type: n.size, Zone: n.zone, Subnet: n.subnet,
-			Volume: root, Account: c.s.o.Account, Profile: n.profile, Tags: tags, MetadataTags: n.metadataTags, TokensRequired: n.tokensRequired})
+			Volume: root, Account: c.s.o.Account, Profile: n.profile, Tags: tags, MetadataTags: n.metadataTags, TokensRequired: n.tokensRequired,
+			Live: func(path string) (string, bool) { return c.s.live(c.Region, n.id, path) }})
 		if err != nil {
 			return fail("InternalError", "%v", err)
 		}
@@ -161,6 +165,9 @@ func (c *call) startInstance(n *instance, img *image, disks []disk, tags, volume
 func (s *Server) stopInstance(i *instance) *Error {
 	now := time.Now()
 	i.stopping, i.stopped = now, now.Add(s.o.Delays.Stop)
+	for _, r := range s.regions {
+		r.scalingOf(i.id).wake()
+	}
 	if m := s.o.Machines; m != nil {
 		if err := m.Stop(i.id); err != nil {
 			return fail("InternalError", "%v", err)
@@ -181,12 +188,18 @@ func (s *Server) endInstance(i *instance) *Error {
 	}
 	if d, real := s.o.Machines.(Disks); real {
 		go d.Remove(i.id)
-	} else if m := s.o.Machines; m != nil && state == "running" {
+	} else if m := s.o.Machines; m != nil && (state == "running" || state == "pending") {
 		if err := m.Stop(i.id); err != nil {
 			return fail("InternalError", "%v", err)
 		}
 	}
 	i.terminating, i.terminated = now, now.Add(s.o.Delays.Terminate)
+	for _, r := range s.regions {
+		if r.instances[i.id] == i {
+			r.ending[i.id] = i
+			r.scalingOf(i.id).wake()
+		}
+	}
 	return nil
 }
 
@@ -228,7 +241,10 @@ func (c *call) checkRun(i *instance, img *image, userData int, derr error, tags 
 }
 
 func (c *call) permitPass(profile string) *Error {
-	p := c.s.o.Policy
+	p := c.policy()
+	if c.internal {
+		return nil
+	}
 	arn := "arn:aws:iam::" + c.s.o.Account + ":role/" + profile
 	if p != nil && !p.allows("iam:PassRole", resource{arn: arn}, map[string][]string{"iam:PassedToService": {"ec2.amazonaws.com"}}) {
 		return &Error{403, "UnauthorizedOperation", fmt.Sprintf("You are not authorized to perform this operation. User: %s is not authorized to perform: iam:PassRole on resource: %s because no identity-based policy allows the iam:PassRole action", c.s.caller(), arn)}

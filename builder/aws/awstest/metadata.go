@@ -88,6 +88,11 @@ func (s *metadata) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/plain")
 	text, found := s.paths[path]
+	if live := s.m.Live; live != nil {
+		if now, has := live(path); has {
+			text, found = now, true
+		}
+	}
 	switch {
 	case r.Method != http.MethodGet:
 		http.Error(w, "", http.StatusMethodNotAllowed)
@@ -125,4 +130,39 @@ func (s *metadata) below(path string) []string {
 		in[name] = true
 	}
 	return slices.Sorted(maps.Keys(in))
+}
+
+// live is what metadata says of an instance that changes: the state that its group brings it to, and credentials of
+// its role, which are good for what the role's policies allow.
+func (s *Server) live(regionName, id, path string) (string, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.regions {
+		r.settle()
+	}
+	s.settleGroups()
+	r := s.regions[regionName]
+	i := r.instances[id]
+	if i == nil {
+		return "", false
+	}
+	const credentials = "meta-data/iam/security-credentials/"
+	switch profile := i.profile[strings.LastIndex(i.profile, "/")+1:]; {
+	case path == "meta-data/autoscaling/target-lifecycle-state":
+		if g := r.scalingOf(id); g == nil {
+			return "", false
+		} else if strings.HasPrefix(g.members[id].state, terminatingPlain) {
+			return "Terminated", true
+		}
+		return inService, true
+	case profile != "" && path == credentials+profile:
+		p := s.profiles[profile]
+		if p == nil || p.role == "" {
+			return "", false
+		}
+		now := time.Now()
+		return fmt.Sprintf(`{"Code":"Success","Type":"AWS-HMAC","AccessKeyId":%q,"SecretAccessKey":"secret","Token":"session","LastUpdated":%q,"Expiration":%q}`,
+			roleKey+p.role, stamp(now), stamp(now.Add(6*time.Hour))), true
+	}
+	return "", false
 }

@@ -1,5 +1,5 @@
-// Package awstest is an account at a cloud that speaks the parts of EC2, STS, SSM and the EBS direct APIs which this
-// program uses, for tests. It is strict where the real one is lenient: an action or parameter that it does not know
+// Package awstest is an account at a cloud that speaks the parts of EC2, Auto Scaling, IAM, STS, SSM, CloudWatch and
+// the EBS direct APIs which this program uses, for tests. It is strict where the real one is lenient: an action or parameter that it does not know
 // is an error and is remembered, every list comes in small pages, a new id is unknown for a while, and what
 // depends on something else cannot be removed. State changes take the time that Delays say.
 //
@@ -15,15 +15,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/aws/smithy-go/encoding/cbor"
 )
 
 // Options describe the account. The zero value is an account with a default network in every region, where
@@ -46,10 +50,18 @@ type Options struct {
 	// SnapshotError fails the snapshot of every image made from an instance; CopyError fails copies into these regions.
 	SnapshotError string
 	CopyError     map[string]string
+	// RefreshPatience is for how long an instance refresh goes on whose new machines do not come up; the documentation
+	// does not say. Zero ends it with the first.
+	RefreshPatience time.Duration
+	// ParametersPerSecond bounds how often Parameter Store is read in a second (40 by default at AWS); 0 does not.
+	ParametersPerSecond int
 }
 
 // Delays are how long EC2 takes.
-type Delays struct{ Run, Stop, Image, Copy, Terminate time.Duration }
+type Delays struct {
+	Run, Stop, Image, Copy, Terminate time.Duration
+	Proceed                           time.Duration // between the end of an Auto Scaling group's hooks and what they held up
+}
 
 // Machines run instances for real. Without them an instance is only a record. Start, Stop and Console are called with the
 // server's lock held: they must be quick.
@@ -83,6 +95,8 @@ type Machine struct {
 	Tags                          map[string]string
 	MetadataTags, TokensRequired  bool
 	MAC, PrivateIP, PublicIP      string // filled in by who knows them
+	// Live is the metadata that changes, by its path, where there is such; not to be asked before Start has returned.
+	Live func(path string) (text string, found bool)
 }
 
 // Call is one request, as hooks and the log see it.
@@ -133,6 +147,12 @@ type Server struct {
 	nextID  int
 	expired bool
 
+	roles    map[string]*role
+	profiles map[string]*profile
+	reads    window
+	timer    *time.Timer // of what Auto Scaling groups do by themselves
+	wake     time.Time   // when it goes off
+
 	// OnCall, when set, sees every call before it acts. It runs without the server's lock.
 	OnCall func(Call) Reaction
 }
@@ -151,7 +171,7 @@ func New(o Options) *Server {
 	if o.Dir == "" {
 		o.Dir = os.TempDir()
 	}
-	s := &Server{o: o, regions: map[string]*region{}}
+	s := &Server{o: o, regions: map[string]*region{}, roles: map[string]*role{}, profiles: map[string]*profile{}}
 	for _, name := range o.Regions {
 		s.regions[name] = s.newRegion(name)
 	}
@@ -221,7 +241,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 var (
 	errLost   = errors.New("awstest: connection reset by peer")
-	scopeForm = regexp.MustCompile(`Credential=[^/]+/\d+/([^/]+)/([^/]+)/aws4_request`)
+	scopeForm = regexp.MustCompile(`Credential=([^/]+)/\d+/([^/]+)/([^/]+)/aws4_request`)
 )
 
 // serve answers one request; an error means that the connection breaks.
@@ -236,7 +256,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) error {
 		http.Error(w, "unsigned", http.StatusForbidden)
 		return nil
 	}
-	c := &call{s: s, http: r, Call: Call{Region: scope[1], Service: scope[2]}}
+	c := &call{s: s, http: r, Call: Call{Region: scope[2], Service: scope[3]}, role: roleOf(scope[1])}
+	if c.Service == "monitoring" { // which policies call by its other name
+		c.Service = "cloudwatch"
+	}
 	if err := c.read(); err != nil {
 		return err
 	}
@@ -284,13 +307,15 @@ func (s *Server) complain(format string, args ...any) {
 // call is a request under way.
 type call struct {
 	Call
-	s    *Server
-	r    *region
-	f    *form
-	http *http.Request
-	body []byte
-	sum  [32]byte // of the body of the EBS direct APIs
-	path []string // likewise
+	s        *Server
+	r        *region
+	f        *form
+	http     *http.Request
+	body     []byte
+	sum      [32]byte // of the body of the EBS direct APIs
+	path     []string // likewise
+	role     string   // whose session calls; "" for the caller of the tests
+	internal bool     // a service's own: no policy is asked
 }
 
 func (c *call) read() error {
@@ -304,6 +329,8 @@ func (c *call) read() error {
 		c.path = strings.Split(strings.Trim(c.http.URL.Path, "/"), "/")
 		c.Action = ebsAction(c.http.Method, c.path)
 		c.sum = sha256.Sum256(b)
+	case c.http.Header.Get("Smithy-Protocol") == "rpc-v2-cbor":
+		c.Action = path.Base(c.http.URL.Path)
 	case c.http.Header.Get("X-Amz-Target") != "":
 		_, c.Action, _ = strings.Cut(c.http.Header.Get("X-Amz-Target"), ".")
 	default:
@@ -328,6 +355,8 @@ func (c *call) do() (any, *Error) {
 	for _, r := range c.s.regions {
 		r.settle()
 	}
+	c.s.settleGroups()
+	defer c.s.settleGroups()
 	h := handlers[c.Service+":"+c.Action]
 	if h == nil {
 		c.s.strict = append(c.s.strict, "unknown action "+c.Service+":"+c.Action)
@@ -395,6 +424,27 @@ func init() {
 		"ec2:CreateTags":                           createTags,
 		"ec2:DeleteTags":                           deleteTags,
 
+		"ec2:CreateLaunchTemplate":           createTemplate,
+		"ec2:CreateLaunchTemplateVersion":    createTemplateVersion,
+		"ec2:ModifyLaunchTemplate":           modifyTemplate,
+		"ec2:DescribeLaunchTemplates":        describeTemplates,
+		"ec2:DescribeLaunchTemplateVersions": describeTemplateVersions,
+		"ec2:DeleteLaunchTemplate":           deleteTemplate,
+		"ec2:DeleteLaunchTemplateVersions":   deleteTemplateVersions,
+
+		"iam:CreateRole":                    createRole,
+		"iam:GetRole":                       getRole,
+		"iam:DeleteRole":                    deleteRole,
+		"iam:PutRolePolicy":                 putRolePolicy,
+		"iam:GetRolePolicy":                 getRolePolicy,
+		"iam:ListRolePolicies":              listRolePolicies,
+		"iam:DeleteRolePolicy":              deleteRolePolicy,
+		"iam:CreateInstanceProfile":         createProfile,
+		"iam:GetInstanceProfile":            getProfile,
+		"iam:DeleteInstanceProfile":         deleteProfile,
+		"iam:AddRoleToInstanceProfile":      addRoleToProfile,
+		"iam:RemoveRoleFromInstanceProfile": removeRoleFromProfile,
+
 		"ssm:PutParameter": putParameter,
 		"ssm:GetParameter": getParameter,
 
@@ -404,6 +454,7 @@ func init() {
 		"ebs:ListSnapshotBlocks": listBlocks,
 		"ebs:GetSnapshotBlock":   getBlock,
 	}
+	maps.Copy(handlers, scalingHandlers)
 }
 
 // raw is an answer that is not XML or JSON.
@@ -414,7 +465,7 @@ type raw struct {
 
 func (c *call) write(w http.ResponseWriter, answer any) error {
 	switch c.Service {
-	case "ec2", "sts":
+	case "ec2", "sts", "iam", "autoscaling":
 		var inner bytes.Buffer
 		e := xml.NewEncoder(&inner)
 		if answer != nil {
@@ -423,12 +474,17 @@ func (c *call) write(w http.ResponseWriter, answer any) error {
 			}
 		}
 		body := strings.TrimSuffix(strings.TrimPrefix(inner.String(), "<x>"), "</x>")
-		if c.Service == "sts" {
+		space := "http://ec2.amazonaws.com/doc/2016-11-15/"
+		if c.Service != "ec2" {
+			space = "https://" + c.Service + ".amazonaws.com/doc/"
 			body = fmt.Sprintf("<%[1]sResult>%[2]s</%[1]sResult>", c.Action, body)
 		}
 		w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
-		_, err := fmt.Fprintf(w, `<%[1]sResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><requestId>r-%[2]d</requestId>%[3]s</%[1]sResponse>`, c.Action, c.N, body)
+		_, err := fmt.Fprintf(w, `<%[1]sResponse xmlns="%[4]s"><requestId>r-%[2]d</requestId>%[3]s</%[1]sResponse>`, c.Action, c.N, body, space)
 		return err
+	}
+	if b, ok := answer.(cbor.Map); ok {
+		return c.writeCBOR(w, http.StatusOK, b)
 	}
 	if b, ok := answer.(raw); ok {
 		for k, v := range b.header {
@@ -453,23 +509,33 @@ func (c *call) writeError(w http.ResponseWriter, e *Error) {
 		status = 400
 	}
 	switch c.Service {
-	case "ec2", "sts":
+	case "ec2", "sts", "iam", "autoscaling":
 		w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
 		w.WriteHeader(status)
 		var code, msg bytes.Buffer
 		_ = xml.EscapeText(&code, []byte(e.Code)) // a bytes.Buffer does not fail
 		_ = xml.EscapeText(&msg, []byte(e.Message))
 		form := `<Response><Errors><Error><Code>%s</Code><Message>%s</Message></Error></Errors><RequestID>r-%d</RequestID></Response>`
-		if c.Service == "sts" {
+		if c.Service != "ec2" {
 			form = `<ErrorResponse><Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error><RequestId>r-%d</RequestId></ErrorResponse>`
 		}
 		_, _ = fmt.Fprintf(w, form, code.String(), msg.String(), c.N)
+	case "cloudwatch":
+		_ = c.writeCBOR(w, status, cbor.Map{"__type": cbor.String("com.amazonaws.cloudwatch#" + e.Code), "message": cbor.String(e.Message)})
 	default:
 		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 		w.Header().Set("X-Amzn-ErrorType", e.Code)
 		w.WriteHeader(status)
 		_ = json.NewEncoder(w).Encode(map[string]string{"__type": e.Code, "message": e.Message})
 	}
+}
+
+func (*call) writeCBOR(w http.ResponseWriter, status int, v cbor.Map) error {
+	w.Header().Set("Content-Type", "application/cbor")
+	w.Header().Set("Smithy-Protocol", "rpc-v2-cbor")
+	w.WriteHeader(status)
+	_, err := w.Write(cbor.Encode(v))
+	return err
 }
 
 func callerIdentity(c *call) (any, *Error) {

@@ -3,6 +3,7 @@ package awstest
 import (
 	"encoding/json"
 	"strings"
+	"time"
 )
 
 // in reads a JSON request strictly.
@@ -52,9 +53,26 @@ func getParameter(c *call) (any, *Error) {
 	if err := c.begin(c.parameter(in.Name)); err != nil {
 		return nil, err
 	}
+	if c.s.reads.over(c.s.o.ParametersPerSecond) {
+		return nil, fail("ThrottlingException", "Rate exceeded")
+	}
 	v, have := c.r.params[in.Name]
 	if !have {
 		return nil, fail("ParameterNotFound", "")
 	}
-	return map[string]any{"Parameter": map[string]any{"Name": in.Name, "Value": v, "Type": "String", "Version": 1}}, nil
+	return map[string]any{"Parameter": map[string]any{"Name": in.Name, "Value": v, "Type": "SecureString", "Version": 1}}, nil
+}
+
+// window counts the calls of one second.
+type window struct {
+	start time.Time
+	count int
+}
+
+func (w *window) over(limit int) bool {
+	if now := time.Now().Truncate(time.Second); !w.start.Equal(now) {
+		*w = window{start: now}
+	}
+	w.count++
+	return limit > 0 && w.count > limit
 }

@@ -40,6 +40,10 @@ type region struct {
 	volumes   map[string]*volume
 	images    map[string]*image
 	snapshots map[string]*snapshot
+	templates map[string]*template
+	scalings  map[string]*scaling
+	load      map[string][]Sample  // of metrics, by namespace, name and dimension
+	ending    map[string]*instance // that terminate
 	params    map[string]string
 	refs      map[string][]Reference // of images, beside instances
 	tokens    map[string]string      // ClientToken -> id
@@ -143,7 +147,8 @@ type Reference struct{ Type, ARN string }
 
 func (s *Server) newRegion(name string) *region {
 	r := &region{s: s, name: name, groups: map[string]*group{}, instances: map[string]*instance{}, volumes: map[string]*volume{},
-		images: map[string]*image{}, snapshots: map[string]*snapshot{}, params: map[string]string{}, refs: map[string][]Reference{}, tokens: map[string]string{}}
+		images: map[string]*image{}, snapshots: map[string]*snapshot{}, templates: map[string]*template{}, scalings: map[string]*scaling{},
+		load: map[string][]Sample{}, ending: map[string]*instance{}, params: map[string]string{}, refs: map[string][]Reference{}, tokens: map[string]string{}}
 	if !s.o.NoDefaultVPC {
 		for _, z := range "abc" {
 			r.subnets = append(r.subnets, subnet{fmt.Sprintf("subnet-%s%c", name, z), fmt.Sprintf("%s%c", name, z), "vpc-" + name, true, true})
@@ -167,13 +172,19 @@ func (r *region) settle() {
 	now := time.Now()
 	disks, real := r.s.o.Machines.(Disks)
 	for _, i := range r.instances {
-		if _, state := i.state(now); real && (state == "running" || state == "stopping") && disks.Off(i.id) {
+		if !real {
+			break
+		}
+		if _, state := i.state(now); (state == "running" || state == "stopping") && disks.Off(i.id) {
 			i.stopping, i.stopped = now, now
 			if state == "running" && i.shutdown == "terminate" {
 				_ = r.s.endInstance(i) // which only Stop makes fail
 			}
 		}
+	}
+	for id, i := range r.ending {
 		if _, state := i.state(now); state == "terminated" {
+			delete(r.ending, id)
 			for _, v := range i.volumes {
 				if vol := r.volumes[v]; vol != nil && vol.deleteOnTermination {
 					delete(r.volumes, v)
@@ -328,6 +339,22 @@ func (s *Server) Left() []string {
 		}
 		for _, sn := range r.snapshots {
 			say(&sn.meta, "snapshot")
+		}
+		for _, t := range r.templates {
+			say(&t.meta, "launch template")
+		}
+		for _, g := range r.scalings {
+			out = append(out, fmt.Sprintf("%s %s (auto scaling group)", name, g.name))
+		}
+	}
+	for name, r := range s.roles {
+		if !r.open { // somebody else's are
+			out = append(out, name+" (role)")
+		}
+	}
+	for name, p := range s.profiles {
+		if r := s.roles[p.role]; r == nil || !r.open {
+			out = append(out, name+" (instance profile)")
 		}
 	}
 	slices.SortFunc(out, strings.Compare)
