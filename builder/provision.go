@@ -276,8 +276,23 @@ func (b *bake) authorScript(ctx context.Context, i int, s images.Script) error {
 	return err
 }
 
+// drivers are what a platform's machines keep their disk and network behind.
+var drivers = map[string][]string{"aws": {"nvme", "ena"}}
+
+// checkDrivers sees to an image that is baked elsewhere than where it is going to run.
+func (b *bake) checkDrivers(ctx context.Context) error {
+	need := drivers[b.plan.Platform]
+	if len(need) == 0 || b.plan.Platform == b.plan.Target {
+		return nil
+	}
+	return b.script(ctx, installs, "drivers.sh", Command{Args: need})
+}
+
 // prove shows that the image will work, and takes down what is in it.
 func (b *bake) prove(ctx context.Context) error {
+	if err := b.checkDrivers(ctx); err != nil {
+		return err
+	}
 	network := "bridge"
 	if b.offline() == "1" { // its daemon has none
 		network = "none"

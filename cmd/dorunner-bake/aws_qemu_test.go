@@ -1,0 +1,107 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dorunner/dorunner-bake/builder"
+	"github.com/dorunner/dorunner-bake/builder/aws/awstest"
+	"github.com/dorunner/dorunner-bake/builder/metal"
+	"github.com/dorunner/dorunner-bake/firstboot/gitlabtest"
+	"github.com/dorunner/dorunner-bake/firstboot/gitlabtest/standinimage"
+	"github.com/dorunner/dorunner-bake/images"
+)
+
+// TestAMIInQEMU bakes an AMI in an instance that really runs, then launches one from it: the real cloud-init finds EC2 and
+// its user-data, and the runner comes online.
+func TestAMIInQEMU(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not in short mode: boots two machines")
+	}
+	if os.Geteuid() != 0 || runtime.GOARCH != "amd64" {
+		t.Skip("needs root, for port 22, on amd64")
+	}
+	dir := t.TempDir()
+	disk, err := images.Resolve(&images.Spec{Image: images.Image{OS: "debian-12"}}, "metal", images.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := metal.BaseDisk(t.Context(), disk, builder.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	firstboot, archive, script := filepath.Join(dir, "dorunner-firstboot"), filepath.Join(dir, "images.tar"), filepath.Join(dir, "token.sh")
+	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-s -w", "-o", firstboot, "../dorunner-firstboot")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := standinimage.Archive(t.Context(), archive, runtime.GOARCH); err != nil {
+		t.Fatal(err)
+	}
+	// The machine cannot reach Parameter Store here.
+	if err := os.WriteFile(script, []byte("#!/bin/sh\necho GR1348941ec2 >/etc/token\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	gitlab := httptest.NewServer(gitlabtest.New(gitlabtest.Options{RegistrationTokens: []string{"GR1348941ec2"}}))
+	defer gitlab.Close()
+	machines := &awstest.QEMU{Dir: dir, Base: base}
+	defer machines.Close()
+	account := awstest.New(awstest.Options{Dir: dir, Machines: machines, Consistency: time.Second, Regions: []string{"us-east-1"}})
+	account.AddBaseImage("us-east-1", "136693071363", "debian-12-amd64-20250316-2053", "x86_64", time.Now().AddDate(0, -1, 0))
+	web := httptest.NewServer(account)
+	defer web.Close()
+	run := func(args ...string) (stdout string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "dorunner-bake", args...)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "DORUNNER_STATE_DIR="+filepath.Join(dir, "state"), "NO_COLOR=1", "HOME="+dir, "AWS_ENDPOINT_URL="+web.URL, "AWS_REGION=us-east-1",
+			"AWS_ACCESS_KEY_ID=AKIDTEST", "AWS_SECRET_ACCESS_KEY=secret", "AWS_EC2_METADATA_DISABLED=true")
+		var out, progress bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &progress
+		began := time.Now()
+		err := cmd.Run()
+		t.Logf("%s: %v\n%s%s", args[:2], time.Since(began).Round(time.Second), progress.String(), out.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	ami := strings.TrimSpace(run("aws", "--os", "debian-12", "--docker-source", "distro", "--disk", "8", "--allow-small", "--firstboot", firstboot, "--allow-cidr", "198.51.100.7/32",
+		"--archive", standinimage.Runner+"="+archive, "--archive", standinimage.Job+"="+archive, "--script", script, "--ssh-timeout", "8m"))
+	if !regexp.MustCompile(`^ami-[0-9a-f]{17}$`).MatchString(ami) {
+		t.Fatalf("the result is %q", ami)
+	}
+	if left := account.Left(); len(left) != 2 || !slices.Contains(left, "us-east-1 "+ami+" (image)") {
+		t.Errorf("left in the account: %s", left)
+	}
+	table := run("launch", "aws", "--os", "debian-12", "--disk", "8", "--allow-small", "--runner-name", "dataops-runner-dublin", "--token", "file:/etc/token",
+		"--url", strings.Replace(gitlab.URL, "127.0.0.1", awstest.HostInGuest, 1))
+	if !regexp.MustCompile(`i-[0-9a-f]{17} +us-east-1a .* dataops-runner-dublin +online +\d+ s`).MatchString(table) {
+		t.Errorf("table:\n%s", table)
+	}
+	for _, c := range account.Complaints() {
+		t.Errorf("the service complains: %s", c)
+	}
+	if t.Failed() {
+		for _, f := range []string{"*.log"} {
+			logs, _ := filepath.Glob(filepath.Join(dir, f))
+			for _, l := range logs {
+				text, _ := os.ReadFile(l)
+				t.Logf("%s:\n%s", l, text)
+			}
+		}
+	}
+}
