@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -61,7 +62,7 @@ func newAccount(cfg sdk.Config) *account {
 			o.MaxAttempts, o.MaxBackoff = attempts, 10*time.Second
 			// Answered with status 500, but another machine or place helps, not another try.
 			o.Retryables = append([]retry.IsErrorRetryable{retry.IsErrorRetryableFunc(func(err error) sdk.Ternary {
-				if isCode(err, "InsufficientInstanceCapacity") {
+				if isCode(err, "InsufficientInstanceCapacity") || unsupported(err) {
 					return sdk.FalseTernary
 				}
 				return sdk.UnknownTernary
@@ -133,6 +134,20 @@ func isCode(err error, codes ...string) bool {
 	return false
 }
 
+// unsupported tells that the server does not know this action, or something in the request: EC2-compatible ones know a
+// part of EC2. Some say so in EC2's way, some with status 501, some with a page for people.
+func unsupported(err error) bool {
+	if isCode(err, "InvalidAction", "UnknownOperation", "UnknownOperationException", "NotImplemented", "NotImplementedError", "NotImplementedException") {
+		return true
+	}
+	var resp *smithyhttp.ResponseError
+	if !errors.As(err, &resp) || resp.Response == nil || resp.Response.Response == nil {
+		return false
+	}
+	page := strings.HasPrefix(resp.Response.Header.Get("Content-Type"), "text/html")
+	return resp.HTTPStatusCode() == http.StatusNotImplemented || page && slices.Contains([]int{http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusInternalServerError}, resp.HTTPStatusCode())
+}
+
 // notFound tells that the resource does not exist, or does not yet.
 func notFound(err error) bool {
 	code, _ := codeOf(err)
@@ -157,6 +172,13 @@ func explain(region string, err error) error {
 	var api smithy.APIError
 	errors.As(err, &api)
 	switch {
+	case unsupported(err):
+		var op *smithy.OperationError
+		errors.As(err, &op)
+		if op == nil {
+			return err
+		}
+		say = fmt.Sprintf("the server does not know %s, or something in the request: is it EC2?", op.OperationName)
 	case code == "UnauthorizedOperation" || code == "AccessDenied" || code == "AccessDeniedException":
 		action, on := deniedAction(api.ErrorMessage())
 		say = fmt.Sprintf("the credentials may not %s%s: add it to their policy (docs/aws.md has the whole of it)", action, on)

@@ -61,6 +61,7 @@ type Cloud struct {
 	group    string // security group of our own, "" when there is none (any more)
 	instance types.Instance
 	spot     bool
+	noDryRun bool // the server knows none
 	guest    builder.Guest
 	disk     *disk // published instead of a machine's
 

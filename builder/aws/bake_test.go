@@ -34,12 +34,13 @@ type world struct {
 	spec   images.Spec
 	base   string
 	bakes  int
+	say    builder.Progress
 }
 
 func newWorld(t testing.TB, o awstest.Options) *world {
 	s := awstest.New(o)
 	s.AddRole("baker")
-	w := &world{t: t, server: s}
+	w := &world{t: t, server: s, say: builder.Discard()}
 	old := time.Now().AddDate(0, -2, 0)
 	s.AddBaseImage("us-east-1", canonical, "ubuntu/images/hvm-ssd/ubuntu-focal-20.04-amd64-server-20250101", "x86_64", old)
 	w.base = s.AddBaseImage("us-east-1", canonical, "ubuntu/images/hvm-ssd/ubuntu-focal-20.04-amd64-server-20250301", "x86_64", old.Add(24*time.Hour))
@@ -93,7 +94,7 @@ func (w *world) bakeWith(ctx context.Context, c *Cloud) (r result) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	env := &builder.Env{Plan: w.plan(), Ledger: ledger, Progress: builder.Discard(), BakeID: fmt.Sprintf("20260101-000000-%06x", w.bakes), WorkDir: w.t.TempDir(), OutDir: w.t.TempDir()}
+	env := &builder.Env{Plan: w.plan(), Ledger: ledger, Progress: w.say, BakeID: fmt.Sprintf("20260101-000000-%06x", w.bakes), WorkDir: w.t.TempDir(), OutDir: w.t.TempDir()}
 	r.artifact, r.reused, r.err = steps(ctx, c, env)
 	r.ended = time.Now()
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Minute)

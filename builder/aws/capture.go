@@ -85,7 +85,13 @@ func description(env *builder.Env) string {
 func (c *Cloud) makeImage(ctx context.Context, env *builder.Env) (string, error) {
 	call, cancel := creating(ctx)
 	defer cancel()
-	out, err := c.acct.in(c.region).CreateImage(call, c.createImage(env, false))
+	in := c.createImage(env, false)
+	out, err := c.acct.in(c.region).CreateImage(call, in)
+	if unsupported(err) {
+		in.TagSpecifications = in.TagSpecifications[:1]
+		env.Progress.Warn("the server takes no tags for the snapshot of an image that is made: it is tagged afterwards")
+		out, err = c.acct.in(c.region).CreateImage(call, in)
+	}
 	var id string
 	if isCode(err, "InvalidAMIName.Duplicate") { // an answer was lost and the call repeated
 		id, err = c.acct.imageOf(call, c.region, c.name, env.BakeID, err)
@@ -115,7 +121,7 @@ func (c *Cloud) awaitImage(ctx context.Context, env *builder.Env, region, id str
 		image = list[0]
 		switch image.State {
 		case types.ImageStateAvailable:
-			return true, nil
+			return true, c.mark(ctx, env, region, image)
 		case types.ImageStatePending:
 			env.Progress.Count("image "+region, int64(time.Since(began).Seconds()), 0, "s")
 			if meanwhile != nil {
@@ -130,6 +136,16 @@ func (c *Cloud) awaitImage(ctx context.Context, env *builder.Env, region, id str
 		return false, fmt.Errorf("%s became %s: %s; bake again, and ask AWS support if it stays so", what, image.State, reason)
 	})
 	return image, err
+}
+
+// mark tags an image and its snapshots when the server has not done so while making them.
+func (c *Cloud) mark(ctx context.Context, env *builder.Env, region string, image types.Image) error {
+	if tagOf(image.Tags, tagBake) != "" {
+		return nil
+	}
+	env.Progress.Warn("the server ignores tags while making an image: %s is tagged afterwards", *image.ImageId)
+	_, err := c.acct.in(region).CreateTags(ctx, &ec2.CreateTagsInput{Resources: append([]string{*image.ImageId}, snapshotsOf(image)...), Tags: tagList(c.imageTags(env))})
+	return explain(region, err)
 }
 
 // releaseGroup removes the security group while the image is being made: the stopped machine can do without, and
@@ -174,10 +190,10 @@ func (c *Cloud) verifyEnded(ctx context.Context, env *builder.Env) error {
 		if notFound(err) {
 			return true, nil
 		}
-		if err != nil || len(out.Reservations) == 0 {
+		if err != nil || len(out.Reservations) == 0 || len(out.Reservations[0].Instances) == 0 {
 			return err == nil, explain(c.region, err)
 		}
-		state := out.Reservations[0].Instances[0].State.Name
+		state := stateOf(out.Reservations[0].Instances[0])
 		return state == types.InstanceStateNameTerminated || state == types.InstanceStateNameShuttingDown && c.group == "", nil
 	})
 	if err != nil {

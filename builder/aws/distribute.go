@@ -77,21 +77,22 @@ func (c *Cloud) bring(ctx context.Context, env *builder.Env, region, source stri
 	client, id, spec := c.acct.in(region), image.ImageId, env.Plan.Spec.AWS
 	if image.ImdsSupport == "" {
 		_, err := client.ModifyImageAttribute(ctx, &ec2.ModifyImageAttributeInput{ImageId: id, ImdsSupport: &types.AttributeValue{Value: sdk.String("v2.0")}})
-		if err != nil {
-			return image, fmt.Errorf("requiring IMDSv2: %w", explain(region, err))
+		if err := without(env, region, "requiring IMDSv2 of an image", "launch its machines with HttpTokens=required", err); err != nil {
+			return image, fmt.Errorf("requiring IMDSv2: %w", err)
 		}
 	}
 	if err := c.acct.share(ctx, region, image, spec.Share); err != nil {
 		return image, fmt.Errorf("sharing: %w", err)
 	}
 	if days := spec.DeprecateAfter; days > 0 {
-		if err := c.acct.deprecate(ctx, region, *id, time.Now().AddDate(0, 0, days)); err != nil {
+		if err := without(env, region, "deprecating images", "the image stays as it is", c.acct.deprecate(ctx, region, *id, time.Now().AddDate(0, 0, days))); err != nil {
 			return image, err
 		}
 	}
 	if spec.Protect {
-		if _, err := client.EnableImageDeregistrationProtection(ctx, &ec2.EnableImageDeregistrationProtectionInput{ImageId: id}); err != nil {
-			return image, fmt.Errorf("protecting: %w", explain(region, err))
+		_, err := client.EnableImageDeregistrationProtection(ctx, &ec2.EnableImageDeregistrationProtectionInput{ImageId: id})
+		if err := without(env, region, "protecting images", "the image can be deregistered", err); err != nil {
+			return image, fmt.Errorf("protecting: %w", err)
 		}
 	}
 	return image, nil
@@ -128,10 +129,15 @@ func (c *Cloud) copyOnce(ctx context.Context, env *builder.Env, region, source s
 		Encrypted: sdk.Bool(true), KmsKeyId: orNil(keyIn(region, env.Plan.Spec.AWS.KMSKey)), ClientToken: sdk.String(fmt.Sprintf("%s/%d", env.BakeID, try)),
 		TagSpecifications: tagSpecs(c.imageTags(env), types.ResourceTypeImage, types.ResourceTypeSnapshot)}
 	var id string
+	fewer := false
 	// At most so many copies go on at once into one region: then wait for a place.
 	err := until(call, "waiting for a place among the copies", imageLimit, func(ctx context.Context) (bool, error) {
 		out, err := c.acct.in(region).CopyImage(ctx, in)
 		if isCode(err, "ResourceLimitExceeded") {
+			return false, nil
+		}
+		if unsupported(err) && !fewer { // it may not know tags for snapshots, as above
+			fewer, in.TagSpecifications = true, in.TagSpecifications[:1]
 			return false, nil
 		}
 		if err == nil {

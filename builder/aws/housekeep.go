@@ -217,7 +217,7 @@ func (a *account) pruneFamily(ctx context.Context, region, family string, keep i
 			continue
 		}
 		if yes {
-			if err := a.removeImage(ctx, region, i.ID); err != nil && !notFound(err) {
+			if err := a.deregister(ctx, region, i.ID); err != nil && !notFound(err) {
 				errs = append(errs, fmt.Errorf("removing %s: %w", i.ID, explain(region, err)))
 				continue
 			}

@@ -42,16 +42,30 @@ func (c *Cloud) Launch(ctx context.Context, env *builder.Env) (builder.Guest, er
 		return nil, err
 	}
 	id := *c.instance.InstanceId
-	env.Progress.Info("instance %s: %s in %s", id, c.instance.InstanceType, sdk.ToString(c.instance.Placement.AvailabilityZone))
+	env.Progress.Info("instance %s: %s in %s", id, c.instance.InstanceType, zoneOf(c.instance))
 	if err := c.awaitInstance(ctx, types.InstanceStateNameRunning, runLimit); err != nil {
 		return nil, err
 	}
 	// Whether the image may be made is better known now than after provisioning.
-	_, err = c.acct.in(c.region).CreateImage(ctx, c.createImage(env, true))
-	if isCode(err, "UnauthorizedOperation") {
-		return nil, explain(c.region, err)
+	if !c.noDryRun {
+		_, err = c.acct.in(c.region).CreateImage(ctx, c.createImage(env, true))
+		if isCode(err, "UnauthorizedOperation") {
+			return nil, explain(c.region, err)
+		}
 	}
 	addr, err := c.address(env)
+	if err != nil { // it may be told a moment after the machine runs
+		err = until(ctx, "the machine's address", settling, func(ctx context.Context) (bool, error) {
+			if err := c.awaitInstance(ctx, types.InstanceStateNameRunning, runLimit); err != nil {
+				return false, err
+			}
+			addr, err = c.address(env)
+			return err == nil, nil
+		})
+	}
+	if err != nil && ctx.Err() == nil {
+		err = errNoAddress
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -184,11 +198,9 @@ func (c *Cloud) runTagged(ctx context.Context, env *builder.Env, p place, spot, 
 		in.InstanceMarketOptions = &types.InstanceMarketOptionsRequest{MarketType: types.MarketTypeSpot}
 	}
 	if dry {
-		_, err := c.acct.in(c.region).RunInstances(ctx, in)
-		if isCode(err, "DryRunOperation") {
-			err = nil
-		}
-		return nil, err
+		call, cancel := creating(ctx)
+		defer cancel()
+		return c.acct.in(c.region).RunInstances(call, in)
 	}
 	in.ClientToken = sdk.String(strings.Join([]string{env.BakeID, purpose, p.size, p.zone, map[bool]string{true: "s", false: "o"}[spot]}, "/"))
 	call, cancel := creating(ctx)
@@ -244,7 +256,7 @@ func (c *Cloud) awaitInstance(ctx context.Context, want types.InstanceStateName,
 		}
 		i := out.Reservations[0].Instances[0]
 		c.instance = i
-		switch i.State.Name {
+		switch stateOf(i) {
 		case want:
 			return true, nil
 		case types.InstanceStateNameTerminated, types.InstanceStateNameShuttingDown:
@@ -258,6 +270,8 @@ func (c *Cloud) awaitInstance(ctx context.Context, want types.InstanceStateName,
 	})
 }
 
+var errNoAddress = errors.New("the machine got no public address: choose a subnet that gives one, or use --private-ip")
+
 // address is where the machine answers SSH.
 func (c *Cloud) address(env *builder.Env) (string, error) {
 	a := env.Plan.Spec.AWS
@@ -270,7 +284,21 @@ func (c *Cloud) address(env *builder.Env) (string, error) {
 		host = sdk.ToString(c.instance.PublicIpAddress)
 	}
 	if host == "" {
-		return "", errors.New("the machine got no public address: choose a subnet that gives one, or use --private-ip")
+		return "", errNoAddress
 	}
 	return net.JoinHostPort(host, strconv.Itoa(a.SSHPort)), nil
+}
+
+func zoneOf(i types.Instance) string {
+	if i.Placement == nil {
+		return "an unnamed zone"
+	}
+	return sdk.ToString(i.Placement.AvailabilityZone)
+}
+
+func stateOf(i types.Instance) types.InstanceStateName {
+	if i.State == nil {
+		return ""
+	}
+	return i.State.Name
 }

@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,7 +49,7 @@ func (c *Cloud) Preflight(ctx context.Context, env *builder.Env) error {
 		return err
 	}
 	// Without an identity every other answer would be the same complaint.
-	if _, err := c.acct.sts().GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{}); err != nil {
+	if _, err := c.acct.sts().GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{}); err != nil && !unsupported(err) {
 		return explain(c.region, err)
 	}
 	a := env.Plan.Spec.AWS
@@ -66,11 +67,50 @@ func (c *Cloud) Preflight(ctx context.Context, env *builder.Env) error {
 		return c.checkDisk(ctx, env)
 	}
 	// With what was found, the real request as a rehearsal.
-	_, err = c.run(ctx, env, c.places[0], a.Spot, true)
-	if err != nil {
+	if err := c.rehearseRun(ctx, env, c.places[0]); err != nil {
 		return explain(c.region, err)
 	}
 	return c.findOpening(ctx, env)
+}
+
+// rehearseRun is RunInstances as a dry run. A server that does not know those starts a machine, which is ended at once.
+func (c *Cloud) rehearseRun(ctx context.Context, env *builder.Env, p place) error {
+	out, err := c.run(ctx, env, p, env.Plan.Spec.AWS.Spot, true)
+	switch {
+	case isCode(err, "DryRunOperation"):
+		return nil
+	case unsupported(err):
+		c.noDryRun = true
+		env.Progress.Warn("the server does not know DryRun: permissions cannot be checked beforehand")
+		return nil
+	case err != nil:
+		return err
+	}
+	c.noDryRun = true
+	env.Progress.Warn("the server ignores DryRun and started a machine, which is ended again: permissions cannot be checked beforehand")
+	for _, i := range out.Instances {
+		id := *i.InstanceId
+		if err := c.record(env, kindInstance, c.region, id); err != nil {
+			return err
+		}
+		err := c.acct.fresh(ctx, builder.Entry{ID: id, Region: c.region, Time: time.Now()}, func(ctx context.Context) error { return c.acct.terminate(ctx, c.region, id) })
+		if err != nil {
+			return err
+		}
+		if err := env.Ledger.Done(kindInstance, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// without warns that a check is left out because the server does not know what it asks; other errors stay.
+func without(env *builder.Env, region, action, loss string, err error) error {
+	if !unsupported(err) {
+		return explain(region, err)
+	}
+	env.Progress.Warn("the server does not know %s: %s", action, loss)
+	return nil
 }
 
 // Family is what the names of all images of one template have in common.
@@ -109,7 +149,7 @@ func (c *Cloud) findBase(ctx context.Context, env *builder.Env) error {
 	var bases []types.Image
 	for _, i := range all {
 		if catalogue && sdk.ToString(i.OwnerId) == base.AMIOwner {
-			if i.State == types.ImageStateAvailable && i.Architecture == arch {
+			if i.State == types.ImageStateAvailable && (i.Architecture == arch || i.Architecture == "") {
 				bases = append(bases, i)
 			}
 			continue
@@ -143,8 +183,8 @@ func (c *Cloud) findBase(ctx context.Context, env *builder.Env) error {
 	c.base = slices.MaxFunc(bases, func(a, b types.Image) int {
 		return strings.Compare(sdk.ToString(a.CreationDate), sdk.ToString(b.CreationDate))
 	})
-	c.root = sdk.ToString(c.base.RootDeviceName)
-	if c.base.Architecture != arch {
+	c.root = cmp.Or(sdk.ToString(c.base.RootDeviceName), rootDevice)
+	if c.base.Architecture != arch && c.base.Architecture != "" {
 		return fmt.Errorf("base image %s is for %s, and the plan for %s", *c.base.ImageId, c.base.Architecture, arch)
 	}
 	for _, m := range c.base.BlockDeviceMappings {
@@ -176,6 +216,7 @@ func (c *Cloud) findPlaces(ctx context.Context, env *builder.Env) error {
 	a := env.Plan.Spec.AWS
 	client := c.acct.in(c.region)
 	var offers []types.InstanceTypeOffering
+	anywhere := false // where is not known
 	var subnets []types.Subnet
 	err := together(ctx, env, []func(context.Context, *builder.Env) error{
 		func(ctx context.Context, _ *builder.Env) error {
@@ -184,7 +225,8 @@ func (c *Cloud) findPlaces(ctx context.Context, env *builder.Env) error {
 			for p.HasMorePages() {
 				page, err := p.NextPage(ctx)
 				if err != nil {
-					return explain(c.region, err)
+					anywhere = true
+					return without(env, c.region, "DescribeInstanceTypeOfferings", "whether the size is offered shows when the machine starts", err)
 				}
 				offers = append(offers, page.InstanceTypeOfferings...)
 			}
@@ -218,10 +260,10 @@ func (c *Cloud) findPlaces(ctx context.Context, env *builder.Env) error {
 	c.vpc = sdk.ToString(subnets[0].VpcId)
 	for _, size := range a.Sizes {
 		for _, s := range subnets {
-			if slices.ContainsFunc(offers, func(o types.InstanceTypeOffering) bool {
+			if anywhere || slices.ContainsFunc(offers, func(o types.InstanceTypeOffering) bool {
 				return string(o.InstanceType) == size && sdk.ToString(o.Location) == sdk.ToString(s.AvailabilityZone)
 			}) {
-				c.places = append(c.places, place{size, *s.SubnetId, *s.AvailabilityZone})
+				c.places = append(c.places, place{size, *s.SubnetId, sdk.ToString(s.AvailabilityZone)})
 			}
 		}
 	}
@@ -250,7 +292,7 @@ func (c *Cloud) checkRoute(ctx context.Context, env *builder.Env, subnets []type
 	for p.HasMorePages() {
 		page, err := p.NextPage(ctx)
 		if err != nil {
-			return explain(c.region, err)
+			return without(env, c.region, "DescribeRouteTables", "whether the machine can reach the internet shows when it tries", err)
 		}
 		for _, t := range page.RouteTables {
 			for _, a := range t.Associations {
@@ -280,7 +322,15 @@ func (c *Cloud) checkRoute(ctx context.Context, env *builder.Env, subnets []type
 	switch {
 	case len(c.places) > 0:
 		return nil
-	case a.PrivateIP || a.SSHHost != "":
+	case a.SSHHost != "": // who knows the way in may know one out
+		for _, s := range subnets {
+			for _, size := range a.Sizes {
+				c.places = append(c.places, place{size, *s.SubnetId, sdk.ToString(s.AvailabilityZone)})
+			}
+		}
+		env.Progress.Warn("subnet %s has no route out (0.0.0.0/0): the machine must fetch packages some other way", strings.Join(dark, ", "))
+		return nil
+	case a.PrivateIP:
 		return fmt.Errorf("subnet %s has no route out (0.0.0.0/0), and the machine must fetch packages: give it a NAT gateway or choose another --subnet", strings.Join(dark, ", "))
 	}
 	return fmt.Errorf("subnet %s has no route to an internet gateway, so the machine could not be reached: choose a public --subnet, or add --private-ip when you are inside the network", strings.Join(dark, ", "))
@@ -290,12 +340,12 @@ func (c *Cloud) checkRoute(ctx context.Context, env *builder.Env, subnets []type
 func (c *Cloud) checkRegions(ctx context.Context, env *builder.Env) error {
 	a := env.Plan.Spec.AWS
 	out, err := c.acct.in(c.region).DescribeRegions(ctx, &ec2.DescribeRegionsInput{})
-	if err != nil {
-		return explain(c.region, err)
+	if err := without(env, c.region, "DescribeRegions", "whether the regions to copy to are enabled shows when copying", err); err != nil {
+		return err
 	}
 	var errs []error
 	for _, r := range a.CopyTo {
-		if !slices.ContainsFunc(out.Regions, func(have types.Region) bool { return sdk.ToString(have.RegionName) == r }) {
+		if out != nil && !slices.ContainsFunc(out.Regions, func(have types.Region) bool { return sdk.ToString(have.RegionName) == r }) {
 			errs = append(errs, fmt.Errorf("region %s of aws.copy_to does not exist or is not enabled: enable it in the account's settings, or remove it", r))
 		}
 		if a.KMSKey != "" && r != c.region && !strings.HasPrefix(a.KMSKey, "alias/") && !strings.Contains(a.KMSKey, "mrk-") {

@@ -63,25 +63,43 @@ func (a *account) deleteGroup(ctx context.Context, region, id string) error {
 // removeImage deregisters an image and deletes its snapshots. An unfinished image does not tell them: then they are
 // found by their tag when the bake is swept.
 func (a *account) removeImage(ctx context.Context, region, id string) error {
-	client := a.in(region)
+	err := a.deregister(ctx, region, id)
+	if !isCode(err, "OperationNotPermitted") { // it is not protected
+		return err
+	}
+	if _, err := a.in(region).DisableImageDeregistrationProtection(ctx, &ec2.DisableImageDeregistrationProtectionInput{ImageId: &id}); err != nil {
+		return err
+	}
+	return a.deregister(ctx, region, id)
+}
+
+// deregister is removeImage of an image that may be protected, and then stays.
+func (a *account) deregister(ctx context.Context, region, id string) error {
 	list, err := a.images(ctx, region, &ec2.DescribeImagesInput{ImageIds: []string{id}})
 	if err != nil {
 		return err
 	}
-	if len(list) == 1 && list[0].DeregistrationProtection != nil && *list[0].DeregistrationProtection != "disabled" {
-		if _, err := client.DisableImageDeregistrationProtection(ctx, &ec2.DisableImageDeregistrationProtectionInput{ImageId: &id}); err != nil {
-			return err
-		}
-	}
-	out, err := client.DeregisterImage(ctx, &ec2.DeregisterImageInput{ImageId: &id, DeleteAssociatedSnapshots: sdk.Bool(true)})
+	out, err := a.in(region).DeregisterImage(ctx, &ec2.DeregisterImageInput{ImageId: &id, DeleteAssociatedSnapshots: sdk.Bool(true)})
 	if err != nil {
 		return err
 	}
 	var errs []error
+	told := map[string]bool{}
 	for _, r := range out.DeleteSnapshotResults {
+		told[*r.SnapshotId] = true
 		if r.ReturnCode != types.SnapshotReturnCodesSuccess && r.ReturnCode != types.SnapshotReturnCodesWarnSkipped {
 			if err := a.deleteSnapshot(ctx, region, *r.SnapshotId); err != nil && !notFound(err) {
 				errs = append(errs, fmt.Errorf("snapshot %s (%s) is left: %w", *r.SnapshotId, region, explain(region, err)))
+			}
+		}
+	}
+	for _, i := range list { // a server may not know that they are to go too
+		for _, s := range snapshotsOf(i) {
+			if told[s] {
+				continue
+			}
+			if err := a.deleteSnapshot(ctx, region, s); err != nil && !notFound(err) && !isCode(err, "InvalidSnapshot.InUse") {
+				errs = append(errs, fmt.Errorf("snapshot %s (%s) is left: %w", s, region, explain(region, err)))
 			}
 		}
 	}
@@ -185,7 +203,7 @@ func (a *account) left(ctx context.Context, region, bakeID string) ([]Left, erro
 		}
 		for _, r := range page.Reservations {
 			for _, i := range r.Instances {
-				add("instance", *i.InstanceId, string(i.State.Name), i.Tags)
+				add("instance", *i.InstanceId, string(stateOf(i)), i.Tags)
 			}
 		}
 	}

@@ -69,8 +69,12 @@ func Launch(ctx context.Context, o LaunchOptions) ([]*fleet.Machine, error) {
 		case err == nil:
 			var machines []*fleet.Machine
 			for _, i := range out.Instances {
-				machines = append(machines, &fleet.Machine{ID: *i.InstanceId, Zone: sdk.ToString(i.Placement.AvailabilityZone), Started: time.Now(), Address: sdk.ToString(i.PrivateIpAddress)})
-				o.Info("instance %s: %s in %s", *i.InstanceId, size, sdk.ToString(i.Placement.AvailabilityZone))
+				zone := "an unnamed zone"
+				if i.Placement != nil {
+					zone = sdk.ToString(i.Placement.AvailabilityZone)
+				}
+				machines = append(machines, &fleet.Machine{ID: *i.InstanceId, Zone: zone, Started: time.Now(), Address: sdk.ToString(i.PrivateIpAddress)})
+				o.Info("instance %s: %s in %s", *i.InstanceId, size, zone)
 			}
 			return machines, nil
 		case errors.As(err, &api) && slices.Contains([]string{"InsufficientInstanceCapacity", "Unsupported"}, api.ErrorCode()):
@@ -179,6 +183,9 @@ func ended(ctx context.Context, house *aws.House, region string, ids []string) (
 	var gone []string
 	for _, r := range out.Reservations {
 		for _, i := range r.Instances {
+			if i.State == nil {
+				continue
+			}
 			if i.State.Name == types.InstanceStateNameTerminated || i.State.Name == types.InstanceStateNameShuttingDown {
 				gone = append(gone, *i.InstanceId)
 			}

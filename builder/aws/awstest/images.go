@@ -303,7 +303,7 @@ func deregisterImage(c *call) (any, *Error) {
 	out.Return = true
 	pending := i.state(time.Now()) == "pending"
 	delete(c.r.images, id)
-	if snapshots {
+	if snapshots && !c.s.o.Lesser.KeepsSnapshots {
 		for _, sn := range i.snapshots {
 			code := "success"
 			switch {

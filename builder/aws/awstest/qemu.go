@@ -18,9 +18,8 @@ import (
 )
 
 // QEMU runs instances as virtual machines of this computer, emulated on one thread. Each has a loopback address of its own,
-// 127.0.1.N, whose port 22 leads to its SSH (which takes root), its disk on an NVMe controller as EC2's machines have it,
-// instance metadata at 169.254.169.254 and EC2's mark in its firmware's tables. It reaches this computer's loopback
-// addresses as 169.254.0.2, and what this computer reaches. Close it.
+// 127.0.1.N, whose port 22 leads to its SSH (which takes root), instance metadata at 169.254.169.254 and EC2's mark in its
+// firmware's tables. It reaches this computer's loopback addresses as 169.254.0.2, and what this computer reaches. Close it.
 type QEMU struct {
 	Dir  string // where disks and consoles lie
 	Base string // the raw disk of images that were not made in this account
@@ -91,7 +90,7 @@ func (q *QEMU) Start(m Machine) (string, error) {
 		"-smp", "1", "-m", fmt.Sprintf("%dM", mib), "-display", "none", "-serial", "file:"+e.console, "-qmp", "stdio",
 		"-smbios", "type=0,vendor=Amazon EC2", "-smbios", "type=1,manufacturer=Amazon EC2,product="+m.Type+",serial="+uuid+",uuid="+uuid,
 		"-drive", "if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,detect-zeroes=unmap,file="+e.disk,
-		"-device", "nvme,drive=disk,serial="+strings.ReplaceAll(m.Volume, "-", "")+",bootindex=1",
+		"-device", "virtio-blk-pci,drive=disk,bootindex=1,serial="+strings.ReplaceAll(m.Volume, "-", ""),
 		"-netdev", fmt.Sprintf("user,id=net,net=169.254.0.0/16,hostfwd=tcp:%s:22-:22,guestfwd=tcp:169.254.169.254:80-cmd:%s", addr, strings.ReplaceAll(relay, ",", ",,")),
 		"-device", "virtio-net-pci,netdev=net,romfile=,mac="+m.MAC, "-device", "virtio-rng-pci")
 	if err := e.boot(); err != nil {

@@ -41,6 +41,7 @@ type Options struct {
 	Policy      *Policy       // what the caller may do; nil allows everything
 	Machines    Machines      // what instances run on; nil runs nothing
 	Dir         string        // where snapshots keep their blocks; default os.TempDir
+	Lesser      Lesser
 	// NoDefaultVPC leaves the regions without a network.
 	NoDefaultVPC bool
 	// NoCapacity lists what cannot be had: "ZONE/SIZE", "spot:ZONE/SIZE", with * for any.
@@ -55,6 +56,18 @@ type Options struct {
 	RefreshPatience time.Duration
 	// ParametersPerSecond bounds how often Parameter Store is read in a second (40 by default at AWS); 0 does not.
 	ParametersPerSecond int
+}
+
+// Lesser makes the account one of a server that speaks EC2's protocol and knows less of it, as emulators and private
+// clouds do.
+type Lesser struct {
+	Unknown        []string // actions ("DescribeRegions")
+	Says           string   // how it answers those: "" as EC2 does, "501" (not implemented), "500" (with a page for people)
+	ActsOnDryRun   bool     // DryRun is not read
+	NoTags         bool     // TagSpecifications are not read
+	NoSnapshotTags bool     // tags for an image's snapshots are refused
+	KeepsSnapshots bool     // DeleteAssociatedSnapshots is not read
+	Omits          []string // elements that are missing from its answers
 }
 
 // Delays are how long EC2 takes.
@@ -358,6 +371,29 @@ func (c *call) do() (any, *Error) {
 	c.s.settleGroups()
 	defer c.s.settleGroups()
 	h := handlers[c.Service+":"+c.Action]
+	lesser := c.s.o.Lesser
+	if slices.Contains(lesser.Unknown, c.Action) {
+		switch lesser.Says {
+		case "501":
+			return nil, &Error{501, "InternalFailure", fmt.Sprintf("The API action '%s' for service '%s' is not implemented", c.Action, c.Service)}
+		case "500":
+			return nil, &Error{500, "", "<!doctype html>\n<title>500 Internal Server Error</title>"}
+		}
+		return nil, fail("InvalidAction", "The action %s is not valid for this web service.", c.Action)
+	}
+	if lesser.ActsOnDryRun {
+		c.DryRun = false
+	}
+	if c.f != nil && lesser.NoTags {
+		for k := range c.f.v {
+			if strings.HasPrefix(k, "TagSpecification.") {
+				c.f.v.Del(k)
+			}
+		}
+	}
+	if c.f != nil && lesser.NoSnapshotTags && slices.ContainsFunc(c.f.groups("TagSpecification"), func(p string) bool { return c.f.v.Get(p+"ResourceType") == "snapshot" }) {
+		return nil, &Error{500, "", "<!doctype html>\n<title>500 Internal Server Error</title>"}
+	}
 	if h == nil {
 		c.s.strict = append(c.s.strict, "unknown action "+c.Service+":"+c.Action)
 		return nil, fail("InvalidAction", "The action %s is not valid for this web service.", c.Action)
@@ -474,6 +510,9 @@ func (c *call) write(w http.ResponseWriter, answer any) error {
 			}
 		}
 		body := strings.TrimSuffix(strings.TrimPrefix(inner.String(), "<x>"), "</x>")
+		for _, name := range c.s.o.Lesser.Omits {
+			body = regexp.MustCompile("(?s)<"+name+">.*?</"+name+">").ReplaceAllString(body, "")
+		}
 		space := "http://ec2.amazonaws.com/doc/2016-11-15/"
 		if c.Service != "ec2" {
 			space = "https://" + c.Service + ".amazonaws.com/doc/"
@@ -507,6 +546,12 @@ func (c *call) writeError(w http.ResponseWriter, e *Error) {
 	status := e.Status
 	if status == 0 {
 		status = 400
+	}
+	if e.Code == "" { // no answer of the protocol's
+		w.Header().Set("Content-Type", "text/html")
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, e.Message)
+		return
 	}
 	switch c.Service {
 	case "ec2", "sts", "iam", "autoscaling":
