@@ -179,8 +179,12 @@ func (b *boot) registerByContainer(ctx context.Context, token string) error {
 		}
 	}
 	out, lerr := b.docker.logs(context.WithoutCancel(ctx), name, 50)
+	out = b.redact(out)
 	if err := b.docker.remove(context.WithoutCancel(ctx), name); err != nil {
 		return err
+	}
+	if timeout && outputWaits.MatchString(lastLine(out)) { // refused, and waiting as it was told: nothing is lost
+		return &Failure{Err: fmt.Errorf("the register command still waits to be let in after %s", time.Duration(b.spec.RegisterTimeout)), Hint: "too many machines register at once", Wait: waitedAlready}
 	}
 	if timeout {
 		return &Failure{Err: fmt.Errorf("the register command was not done after %s", time.Duration(b.spec.RegisterTimeout)), Hint: "the server hangs, or raise register_timeout", Lost: true}
@@ -188,7 +192,7 @@ func (b *boot) registerByContainer(ctx context.Context, token string) error {
 	if lerr != nil {
 		return lerr
 	}
-	return classify(code, b.redact(out))
+	return classify(code, out)
 }
 
 var errRegisterTimeout = errors.New("register_timeout is over")
@@ -227,7 +231,9 @@ func (b *boot) startRegister(ctx context.Context, name, token string) error {
 }
 
 var (
-	outputStatus    = regexp.MustCompile(`status=(?:.*\s)?(4\d\d|5\d\d) `)
+	outputStatus    = regexp.MustCompile(`status=(?:[A-Z]+ \S+: )?(4\d\d|5\d\d) `) // what the server says of it is behind: it may quote anything
+	outputNoProgram = regexp.MustCompile(`^exec \S+: (no such file or directory|exec format error|permission denied)`)
+	outputWaits     = regexp.MustCompile(`^Waiting before making the next call`)
 	outputForbidden = regexp.MustCompile(`forbidden|is not valid`)
 	outputTransport = regexp.MustCompile(`couldn't execute|dial tcp|EOF|reset by peer|i/o timeout|Client\.Timeout|x509:|tls:|no such host|connection refused`)
 	outputUnsent    = regexp.MustCompile(`dial tcp|x509:|tls:|no such host|connection refused`)
@@ -235,6 +241,9 @@ var (
 
 // rateWindow is the time over which GitLab counts requests (docs.gitlab.com/security/rate_limits).
 const rateWindow = time.Minute
+
+// waitedAlready is short: most of the window is over when register_timeout is.
+const waitedAlready = rateWindow / 4
 
 // classify reads what the register command printed: it exits 1 for everything.
 func classify(code int, out string) error {
@@ -248,6 +257,8 @@ func classify(code int, out string) error {
 		return refused(status, http.StatusText(status), true, wait)
 	}
 	switch {
+	case outputNoProgram.MatchString(out):
+		return final(fmt.Errorf("the runner's image does not run on this machine: %s", reason), "bake an image for this machine's architecture")
 	case outputForbidden.MatchString(out):
 		return refused(http.StatusForbidden, "Forbidden", true, 0)
 	case outputTransport.MatchString(out):

@@ -31,6 +31,10 @@ func TestClassify(t *testing.T) {
 		{"refused", `ERROR: Registering runner... error runner=x status=couldn't execute POST against http://g/api/v4/runners: Post "http://g": dial tcp 10.0.0.1:80: connect: connection refused`, false, false, false, "connection refused"},
 		{"reset", `ERROR: Registering runner... error runner=x status=couldn't execute POST against http://g/api/v4/runners: Post "http://g": read tcp 10.0.0.1:80: connection reset by peer`, false, true, false, "reset by peer"},
 		{"wrong flags", "FATAL: Runner configuration other than name and executor configuration is reserved", true, false, false, "is reserved"},
+		{"unknown runner, 19.4", "Verifying runner... is not valid   correlation_id=d0a runner=wrong runner_name=d\nPANIC: Failed to verify the runner.", true, false, false, "glrt-"},
+		{"503 that quotes another", "ERROR: Registering runner... failed   correlation_id=e0 runner=x runner_name=d status=POST http://g:18103/api/v4/runners: 503 Service Unavailable (upstream said 403 forbidden)\nPANIC", false, false, false, "503 Service Unavailable"},
+		{"no answer, 19.4", `ERROR: Registering runner... failed  correlation_id=e2 runner=x runner_name=d status=execute JSON request: execute request: couldn't execute POST against http://g/api/v4/runners: Post "http://g/api/v4/runners": EOF`, false, true, false, "EOF"},
+		{"another architecture", "exec /usr/bin/gitlab-runner: exec format error", true, false, false, "architecture"},
 		{"no words", "", false, true, false, "exit code 1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -142,9 +142,14 @@ func (s *Server) machine(c *call) (*Runner, string, answer) {
 	var in struct {
 		Token    string `json:"token"`
 		SystemID string `json:"system_id"`
+		Info     *info  `json:"info"` // sent along with a verification by gitlab-runner 19.4
 	}
 	if a, ok := c.decode(&in); !ok {
 		return nil, "", a
+	}
+	if in.Info != nil && c.Path != "/api/v4/runners/verify" {
+		c.Problem = "info is sent with a verification only"
+		return nil, "", failure(http.StatusBadRequest, "400 Bad request")
 	}
 	c.SystemID = in.SystemID
 	if in.Token == "" {

@@ -162,6 +162,9 @@ func (d *dockerd) register(ctx context.Context, name string, exited chan<- int) 
 			d.mu.Unlock()
 			break
 		}
+		d.mu.Lock()
+		d.output = fmt.Sprintf("Waiting before making the next call  duration=%ds\n", wait)
+		d.mu.Unlock()
 		select {
 		case <-time.After(time.Duration(wait) * time.Second):
 		case <-ctx.Done():

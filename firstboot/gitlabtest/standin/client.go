@@ -63,9 +63,9 @@ func (a *app) retries(status int) int {
 	case a.before(17):
 		return 0
 	case status == http.StatusTooManyRequests:
-		return 5
+		return 4
 	case !a.before(19) && (status == http.StatusRequestTimeout || status >= 500):
-		return 5
+		return 4
 	}
 	return 0
 }
@@ -82,6 +82,9 @@ func (c *client) registration(ctx context.Context, method, path string, in any) 
 		pause := wait
 		if s, err := strconv.Atoi(r.header.Get("Retry-After")); err == nil {
 			pause = time.Duration(s) * time.Second
+		}
+		if !c.app.before(19) {
+			c.app.info("Waiting before making the next call", "context", "ratelimit-requester-gitlab-request", "duration", pause, "method", method, "url", c.base+path)
 		}
 		select {
 		case <-ctx.Done():

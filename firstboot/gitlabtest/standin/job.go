@@ -33,7 +33,7 @@ func (d *daemon) start(api *client, r runnerConfig, j job) {
 		tell, cancel := context.WithTimeout(context.WithoutCancel(d.jobCtx), 12*time.Hour)
 		defer cancel()
 		t := &trace{ctx: tell, d: d, api: api, r: r, j: j}
-		t.write(fmt.Sprintf("Running with gitlab-runner %s (standin)\n  on %s %s, system ID: %s\n", d.app.version, r.Name, short(r.Token), d.systemID))
+		t.write(fmt.Sprintf("Running with gitlab-runner %s (standin)\n  on %s %s, system ID: %s\n", d.app.version, r.Name, d.app.short(r.Token), d.systemID))
 		reason, code := j.execute(d.jobCtx, t)
 		end := map[string]any{"token": j.Token, "state": "success", "info": d.app.about(r.Executor)}
 		if reason == "" {
@@ -53,7 +53,7 @@ func (d *daemon) start(api *client, r runnerConfig, j job) {
 			case <-time.After(time.Second):
 			}
 		}
-		d.app.info("Job "+fmt.Sprint(end["state"]), "job", j.ID, "runner", short(r.Token))
+		d.app.info("Job "+fmt.Sprint(end["state"]), "job", j.ID, "runner", d.app.short(r.Token))
 	})
 }
 

@@ -6,11 +6,14 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"os"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -104,10 +107,22 @@ func (a *app) log(level, message string, fields ...any) {
 	_, _ = fmt.Fprintln(a.out, b.String()) // a log that nobody takes is no failure
 }
 
-// short is how gitlab-runner shows a token: the part behind its prefix, cut to nine characters.
-func short(token string) string {
-	for _, p := range []string{"GR1348941", "glrtr-", "glrt-"} {
-		token = strings.TrimPrefix(token, p)
+// of names a runner in the log: by its short token and, in newer versions, by its name and the request's id too.
+func (a *app) of(token, name string, more ...any) []any {
+	fields := []any{"runner", a.short(token)}
+	if !a.before(19) {
+		id := make([]byte, 16)
+		_, _ = rand.Read(id) // never fails
+		fields = append(fields, "runner_name", name, "correlation_id", hex.EncodeToString(id))
 	}
+	return append(fields, more...)
+}
+
+// partition is behind the prefix of newer authentication tokens.
+var partition = regexp.MustCompile(`^glrt-(t[123]_)?|^glrtr-|^GR1348941`)
+
+// short is how gitlab-runner shows a token: the part behind its prefix, cut to nine characters.
+func (a *app) short(token string) string {
+	token = partition.ReplaceAllString(token, "")
 	return token[:min(len(token), 9)]
 }

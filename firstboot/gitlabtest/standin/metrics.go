@@ -14,7 +14,7 @@ import (
 func (d *daemon) count(r runnerConfig, endpoint string, status int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.statuses[fmt.Sprintf(`endpoint=%q,runner=%q,status="%d"%s`, endpoint, short(r.Token), status, d.systemLabel())]++
+	d.statuses[fmt.Sprintf(`endpoint=%q,runner=%q,status="%d"%s`, endpoint, d.app.short(r.Token), status, d.systemLabel())]++
 }
 
 // systemLabel is the label that newer versions add to what belongs to a machine.
@@ -63,7 +63,7 @@ func (d *daemon) metrics() string {
 	family("gitlab_runner_concurrent", "gauge", "The current value of concurrent setting", map[string]int{"": d.config.Concurrent})
 	jobs := map[string]int{}
 	for _, r := range d.running {
-		jobs[fmt.Sprintf(`executor_stage="docker_run",runner=%q,runner_name=%q,stage="step_script",state="running"%s`, short(r.Token), r.Name, d.systemLabel())]++
+		jobs[fmt.Sprintf(`executor_stage="docker_run",runner=%q,runner_name=%q,stage="step_script",state="running"%s`, d.app.short(r.Token), r.Name, d.systemLabel())]++
 	}
 	family("gitlab_runner_jobs", "gauge", "The current number of running builds", jobs)
 	family("gitlab_runner_version_info", "gauge", "A metric with a constant '1' value labeled by different build stats fields.",

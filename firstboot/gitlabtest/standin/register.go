@@ -100,6 +100,9 @@ func (a *app) register(ctx context.Context, args []string) error {
 		return errors.New("unexpected argument " + f.Arg(0))
 	}
 	a.info("Running in system-mode.")
+	if !a.before(19) {
+		a.info("")
+	}
 
 	c, err := readConfig(*file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -137,14 +140,17 @@ func (a *app) register(ctx context.Context, args []string) error {
 		if err != nil {
 			return panicf("%w", err)
 		}
-		if who, err = a.check(ctx, api, *token, id); err != nil {
+		if who, err = a.check(ctx, api, *token, *name, id); err != nil {
 			return err
 		}
 	} else {
 		if *registration == "" {
 			return panicf("The registration-token needs to be entered")
 		}
-		who, err = a.enlist(ctx, api, *registration, map[string]any{
+		if !a.before(17) {
+			a.log("WARNING", "Support for registration tokens and runner parameters in the 'register' command has been deprecated in GitLab Runner 15.6 and will be replaced with support for authentication tokens. For more information, see https://docs.gitlab.com/ci/runners/new_creation_workflow/")
+		}
+		who, err = a.enlist(ctx, api, *registration, *name, map[string]any{
 			"token": *registration, "info": a.about(""), "description": *name, "tag_list": *tags, "run_untagged": *untagged || *tags == "", "locked": *locked,
 			"paused": *paused, "access_level": *access, "maintenance_note": *note, "maximum_timeout": *timeout,
 		})
@@ -185,7 +191,7 @@ func given(f *flag.FlagSet, names ...string) bool {
 }
 
 // enlist is POST /runners.
-func (a *app) enlist(ctx context.Context, api *client, token string, in map[string]any) (identity, error) {
+func (a *app) enlist(ctx context.Context, api *client, token, name string, in map[string]any) (identity, error) {
 	for k, v := range in {
 		if v == "" || v == 0 {
 			delete(in, k)
@@ -195,34 +201,55 @@ func (a *app) enlist(ctx context.Context, api *client, token string, in map[stri
 	var who identity
 	switch r := api.registration(ctx, http.MethodPost, "runners", in); {
 	case r.status == http.StatusCreated && json.Unmarshal(r.body, &who) == nil:
-		a.info(doing+" succeeded", "runner", short(token))
+		a.info(doing+" succeeded", a.of(token, name)...)
 		return who, nil
 	case r.status == http.StatusForbidden:
-		a.error(doing+" forbidden (check registration token)", "runner", short(token))
+		a.error(doing+" forbidden (check registration token)", a.of(token, name, a.status(r)...)...)
 	case r.status == 0:
-		a.error(doing+" error", "runner", short(token), "status", r.text)
+		a.error(doing+" error", a.of(token, name, "status", r.text)...)
 	default:
-		a.error(doing+" failed", "runner", short(token), "status", r.text)
+		a.error(doing+" failed", a.of(token, name, "status", r.text)...)
 	}
 	return identity{}, panicf("Failed to register the runner.")
 }
 
 // check is POST /runners/verify for a runner that was made in the UI.
-func (a *app) check(ctx context.Context, api *client, token, systemID string) (identity, error) {
+func (a *app) check(ctx context.Context, api *client, token, name, systemID string) (identity, error) {
 	const doing = "Verifying runner..."
 	who := identity{Token: token}
-	switch r := api.registration(ctx, http.MethodPost, "runners/verify", map[string]any{"token": token, "system_id": systemID}); {
+	switch r := api.registration(ctx, http.MethodPost, "runners/verify", a.verification(token, systemID)); {
 	case r.status == http.StatusOK && json.Unmarshal(r.body, &who) == nil:
-		a.info(doing+" is valid", "runner", short(token))
+		a.info(doing+" is valid", a.of(token, name)...)
 		return who, nil
 	case r.status == http.StatusForbidden:
-		a.error(doing+" is not valid", "runner", short(token))
+		level := "ERROR"
+		if !a.before(19) { // it lost its level there
+			level = ""
+		}
+		a.log(level, doing+" is not valid", a.of(token, name)...)
 	case r.status == 0:
-		a.error(doing+" error", "runner", short(token), "status", r.text)
+		a.error(doing+" error", a.of(token, name, "status", r.text)...)
 	default:
-		a.error(doing+" failed", "runner", short(token), "status", r.text)
+		a.error(doing+" failed", a.of(token, name, "status", r.text)...)
 	}
 	return identity{}, panicf("Failed to verify the runner.")
+}
+
+// verification is what POST /runners/verify is sent.
+func (a *app) verification(token, systemID string) map[string]any {
+	in := map[string]any{"token": token, "system_id": systemID}
+	if !a.before(19) {
+		in["info"] = a.about("")
+	}
+	return in
+}
+
+// status is said of a refused registration too, in newer versions.
+func (a *app) status(r result) []any {
+	if a.before(19) {
+		return nil
+	}
+	return []any{"status", r.text}
 }
 
 // verify asks whether GitLab still knows the configured runners; with --delete it drops those it does not.
@@ -247,16 +274,20 @@ func (a *app) verify(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		got := api.registration(ctx, http.MethodPost, "runners/verify", map[string]any{"token": r.Token, "system_id": id})
+		got := api.registration(ctx, http.MethodPost, "runners/verify", a.verification(r.Token, id))
 		if got.status == http.StatusForbidden {
-			a.error("Verifying runner... is removed", "runner", short(r.Token))
+			a.error("Verifying runner... is removed", a.of(r.Token, r.Name)...)
 			failed = true
 			continue
 		}
 		if got.status == http.StatusOK {
-			a.info("Verifying runner... is alive", "runner", short(r.Token))
+			how := "is alive"
+			if !a.before(19) {
+				how = "is valid"
+			}
+			a.info("Verifying runner... "+how, a.of(r.Token, r.Name)...)
 		} else {
-			a.error("Verifying runner... failed", "runner", short(r.Token), "status", got.text)
+			a.error("Verifying runner... failed", a.of(r.Token, r.Name, "status", got.text)...)
 		}
 		keep = append(keep, r)
 	}
@@ -319,12 +350,12 @@ func (a *app) dismiss(ctx context.Context, file string, r runnerConfig, systemID
 	}
 	switch got := api.json(ctx, http.MethodDelete, path, in); got.status {
 	case http.StatusNoContent:
-		a.info(doing+" succeeded", "runner", short(r.Token))
+		a.info(doing+" succeeded", a.of(r.Token, r.Name)...)
 		return true
 	case http.StatusForbidden:
-		a.error(doing+" forbidden", "runner", short(r.Token))
+		a.error(doing+" forbidden", a.of(r.Token, r.Name)...)
 	default:
-		a.error(doing+" failed", "runner", short(r.Token), "status", got.text)
+		a.error(doing+" failed", a.of(r.Token, r.Name, "status", got.text)...)
 	}
 	a.error("Failed to unregister runner " + r.Name)
 	return false

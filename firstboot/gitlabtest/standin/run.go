@@ -221,7 +221,7 @@ func (d *daemon) request(ctx context.Context, c config, r runnerConfig) {
 	}
 	api, err := d.app.client(d.file, r.URL, r.TLSCAFile)
 	if err != nil {
-		d.app.error("Checking for jobs... error", "runner", short(r.Token), "status", err)
+		d.app.error("Checking for jobs... error", "runner", d.app.short(r.Token), "status", err)
 		return
 	}
 	defer api.http.CloseIdleConnections()
@@ -238,22 +238,22 @@ func (d *daemon) request(ctx context.Context, c config, r runnerConfig) {
 	switch {
 	case got.status == http.StatusCreated && json.Unmarshal(got.body, &j) == nil:
 		h.failures = 0
-		d.app.info("Checking for jobs... received", "job", j.ID, "runner", short(r.Token))
+		d.app.info("Checking for jobs... received", "job", j.ID, "runner", d.app.short(r.Token))
 		d.start(api, r, j)
 	case got.status == http.StatusNoContent:
 		h.failures = 0
 		if d.app.getenv("RUNNER_DEBUG") == "true" {
-			d.app.info("Checking for jobs... nothing", "runner", short(r.Token))
+			d.app.info("Checking for jobs... nothing", "runner", d.app.short(r.Token))
 		}
 	case got.status == http.StatusForbidden:
-		d.app.error("Checking for jobs... forbidden", "runner", short(r.Token), "status", got.text)
+		d.app.error("Checking for jobs... forbidden", "runner", d.app.short(r.Token), "status", got.text)
 		if h.failures++; h.failures >= failuresAtMost {
-			d.app.error(fmt.Sprintf("Runner %q is unhealthy and will be disabled for %s seconds!", r.URL+short(r.Token), disabledFor))
+			d.app.error(fmt.Sprintf("Runner %q is unhealthy and will be disabled for %s seconds!", r.URL+d.app.short(r.Token), disabledFor))
 			h.failures, h.until = 0, time.Now().Add(disabledFor)
 		}
 	case got.status == 0:
-		d.app.error("Checking for jobs... error", "runner", short(r.Token), "status", got.text)
+		d.app.error("Checking for jobs... error", "runner", d.app.short(r.Token), "status", got.text)
 	default:
-		d.app.log("WARNING", "Checking for jobs... failed", "runner", short(r.Token), "status", got.text)
+		d.app.log("WARNING", "Checking for jobs... failed", "runner", d.app.short(r.Token), "status", got.text)
 	}
 }

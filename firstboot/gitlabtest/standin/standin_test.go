@@ -215,7 +215,7 @@ func TestUnregisterAndVerify(t *testing.T) {
 			t.Fatal(out)
 		}
 	}
-	if code, out := call(t, nil, "verify", "--config", file); code != 0 || strings.Count(out, "is alive") != 2 {
+	if code, out := call(t, nil, "verify", "--config", file); code != 0 || strings.Count(out, "is valid") != 2 {
 		t.Errorf("verify: %d %s", code, out)
 	}
 	s.Inject(gitlabtest.Fault{Kind: gitlabtest.Status, Status: 503, Count: 2})
