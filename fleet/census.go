@@ -41,11 +41,13 @@ const (
 
 // Census is a group at one moment.
 type Census struct {
-	Exists            bool      `json:"exists"`
-	Min, Max, Desired int       `json:"-"`
-	Members           []*Member `json:"members"`
-	Trouble           []string  `json:"trouble,omitempty"` // what the engine says of machines that it could not start, newest first
-	Roll              *Rolling  `json:"roll,omitempty"`    // the newest roll
+	Exists  bool      `json:"exists"`
+	Min     int       `json:"min"`
+	Max     int       `json:"max"`
+	Desired int       `json:"desired"`
+	Members []*Member `json:"members"`
+	Trouble []string  `json:"trouble,omitempty"` // what the engine says of machines that it could not start, newest first
+	Roll    *Rolling  `json:"roll,omitempty"`    // the newest roll
 }
 
 // Rolling is a replacement of machines under way or past.

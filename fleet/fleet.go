@@ -187,20 +187,14 @@ func (r *run) confirm(context.Context) error {
 	return r.Confirm(r.changes)
 }
 
-// change makes the changes. Each is finished even when the user interrupts: only between them is a good place to stop.
+// change makes the changes, one after the other.
 func (r *run) change(ctx context.Context) error {
 	for _, c := range r.changes {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		r.Progress.Info("%s %s %s", marks[c.Action], c.Kind, c.Name)
-		err := c.Do(ctx, func(id string) error {
-			if r.ledger == nil {
-				return nil
-			}
-			return r.ledger.Record(builder.Entry{Kind: c.Kind, ID: id}, nil)
-		})
-		if err != nil {
+		if err := r.make(ctx, c); err != nil {
 			return fmt.Errorf("%s: %w", c, err)
 		}
 		r.rolled = r.rolled || c.Action == Roll
@@ -208,11 +202,28 @@ func (r *run) change(ctx context.Context) error {
 	return nil
 }
 
+// make makes one change. What creates something is finished even when the user interrupts, so that its id is not lost.
+func (r *run) make(ctx context.Context, c Change) error {
+	if c.Action == Create {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), createLimit)
+		defer cancel()
+	}
+	return c.Do(ctx, func(id string) error {
+		if r.ledger == nil {
+			return nil
+		}
+		return r.ledger.Record(builder.Entry{Kind: c.Kind, ID: id}, nil)
+	})
+}
+
 // The times of waiting.
 const (
 	lookEvery = 5 * time.Second
 	// settling is how long a cloud may go on answering with what was before a change.
 	settling = time.Minute
+	// createLimit bounds one creation, retries and the spread of what it refers to included.
+	createLimit = 5 * time.Minute
 )
 
 // verify reads the cloud again: what does not stay as it was set is an error here and not a surprise later.
@@ -492,8 +503,9 @@ func LedgerFile(target, region, name string) (string, error) {
 
 // Autoscaler is a Cloud that sizes a group by how busy its runners are.
 type Autoscaler interface {
-	// Autoscale is the policy, to show, and what sets it.
-	Autoscale(percent int) (policy any, set func(context.Context) error)
+	// Autoscale is the policy for a share of busy job slots, as the cloud's own tools take it. Plan sets it, where the
+	// spec has fleet.autoscale.
+	Autoscale(percent int) (policy any)
 }
 
 // Scale sets the number of machines, and waits until they are there, or gone.

@@ -42,6 +42,14 @@ func NewGroup(p *images.Plan) (*Group, error) {
 		g.Runner.OnFailure = "unhealthy"
 	}
 	g.Runner.DrainTimeout = g.DrainTimeout
+	// A group that is sized by how busy its machines are needs to be told, and must not take busy ones.
+	yes := true
+	if g.Fleet.Autoscale > 0 {
+		g.Runner.PublishLoad = &yes
+	}
+	if g.Fleet.Autoscale > 0 || g.ProtectWhileBusy {
+		g.Runner.ProtectBusy = &yes
+	}
 	made, err := cloudinit.Generate(g.Runner, cloudinit.Options{Cloud: p.Target, CloudInit: p.Base.CloudInit, Gzip: true})
 	if err != nil {
 		return nil, err

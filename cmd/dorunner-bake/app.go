@@ -27,6 +27,8 @@ type app struct {
 	verbose    bool
 	allowSmall bool
 	bakeID     atomic.Pointer[string] // of the bake under way
+	// interrupted is what a command does at the first Ctrl-C, other than giving back what it created.
+	interrupted atomic.Pointer[string]
 }
 
 // defaultFile is the spec that is read when none is named; it may be absent.

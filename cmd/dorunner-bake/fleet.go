@@ -43,6 +43,7 @@ type fleetVerb struct {
 	example string
 	args    int // arguments beside the target
 	changes bool
+	keys    []keyFlag // flags that stand for keys of the spec
 	flags   func(cmd *cobra.Command, f *fleetRun)
 	run     func(f *fleetRun, ctx context.Context, args []string) error
 }
@@ -56,15 +57,14 @@ type fleetRun struct {
 	place string
 	told  builder.Progress // of the engine's run, while it lasts
 
-	yes, dryRun, detailed        bool
-	noRoll, noWait               bool
-	timeout                      time.Duration
-	how                          fleet.How
-	follow, cancel, rollback     bool
-	onInterrupt                  string
-	gitlabToken                  string
-	cleanOrphans, apply, without bool
-	target                       int
+	yes, dryRun, detailed    bool
+	noRoll, noWait           bool
+	timeout                  time.Duration
+	how                      fleet.How
+	follow, cancel, rollback bool
+	onInterrupt              string
+	gitlabToken              string
+	cleanOrphans, apply      bool
 }
 
 func fleetVerbs() []fleetVerb {
@@ -130,15 +130,19 @@ carry the fleet's tag. Machines finish their jobs first, within the drain's limi
 			flags: func(cmd *cobra.Command, f *fleetRun) {
 				cmd.Flags().BoolVar(&f.how.Now, "now", false, "do not wait for running jobs: they are lost")
 			}},
-		{use: "autoscale", short: "Have the cloud size the group by how busy its runners are", run: (*fleetRun).doAutoscale,
+		{use: "autoscale", short: "Have the cloud size the group by how busy its runners are", changes: true, run: (*fleetRun).doAutoscale,
 			long: `Show the policy by which the cloud sizes the group: so many machines that the given share of their job slots is busy. The
-machines publish that share themselves, and those with running jobs are spared when the group shrinks. --apply sets the
-policy; the spec's fleet.autoscale keeps it.`,
+machines publish that share themselves, and those with running jobs are spared when the group shrinks.
+
+--apply makes the group so, as fleet apply does with fleet.autoscale in the spec: machines that do not publish yet are
+replaced. Write the key into the spec as well, or the next apply takes it back.`,
 			example: `  dorunner-bake fleet autoscale aws --target 70
   dorunner-bake fleet autoscale aws --target 70 --apply`,
+			keys: []keyFlag{{name: "target", path: "fleet.autoscale", usage: "percent of the job slots to keep busy, 10 to 95 (default: the spec's, or 70)", value: 0}},
 			flags: func(cmd *cobra.Command, f *fleetRun) {
-				cmd.Flags().IntVar(&f.target, "target", 0, "percent of the job slots to keep busy, 10 to 95 (default: the spec's fleet.autoscale, or 70)")
-				cmd.Flags().BoolVar(&f.apply, "apply", false, "set the policy")
+				cmd.Flags().BoolVar(&f.apply, "apply", false, "make the group so")
+				f.waitFlags(cmd)
+				f.rollFlags(cmd)
 			}},
 	}
 }
@@ -198,7 +202,7 @@ func fleetVerbCmd(a *app, v fleetVerb, t fleetTarget) *cobra.Command {
 		keyFlag{name: "max", path: "fleet.max", usage: "most machines", value: 0},
 		keyFlag{name: "size", path: "fleet.sizes", usage: "machine type; several, in order of preference, are one group", value: []string{}, words: func() []string { return images.SizeNames(t.name) }},
 	)
-	flags = append(flags, t.flags...)
+	flags = append(append(flags, t.flags...), v.keys...)
 	addFlags(cmd, flags)
 	a.specFlags(cmd.Flags())
 	a.outputFlags(cmd.Flags())
@@ -231,6 +235,8 @@ func (f *fleetRun) do(ctx context.Context, plan *images.Plan, v fleetVerb, args 
 	} else if err != nil {
 		return err
 	}
+	ending := "finishing what is under way; the same command goes on from here"
+	f.interrupted.Store(&ending)
 	f.how.Info = func(format string, args ...any) {
 		if f.told != nil {
 			f.told.Info(format, args...)
@@ -253,9 +259,6 @@ func (f *fleetRun) check() error {
 			return usageError{fmt.Errorf("--checkpoints: %d: give percents in ascending order, up to 100", c)}
 		}
 		last = c
-	}
-	if f.target != 0 && (f.target < 10 || f.target > 95) {
-		return usageError{fmt.Errorf("--target %d: give 10 to 95 percent", f.target)}
 	}
 	switch f.onInterrupt {
 	case "", "ask", "leave", "cancel", "rollback":
@@ -432,30 +435,23 @@ func (f *fleetRun) doDestroy(ctx context.Context, _ []string) error {
 	return fleet.Destroy(ctx, f.g, f.c, o)
 }
 
-func (f *fleetRun) doAutoscale(ctx context.Context, _ []string) error {
-	percent := cmp.Or(f.target, f.g.Autoscale, 70)
+func (f *fleetRun) doAutoscale(ctx context.Context, args []string) error {
 	s, can := f.c.(fleet.Autoscaler)
 	if !can {
 		return usageError{fmt.Errorf("%s cannot be sized by how busy the runners are", f.t.engine)}
 	}
-	policy, set := s.Autoscale(percent)
-	text, err := json.MarshalIndent(policy, "", "  ")
+	if f.apply {
+		if f.g.Autoscale == 0 {
+			return usageError{errors.New("--apply needs a --target, or fleet.autoscale in the spec")}
+		}
+		return f.doApply(ctx, args)
+	}
+	text, err := json.MarshalIndent(s.Autoscale(cmp.Or(f.g.Autoscale, 70)), "", "  ")
 	if err != nil {
 		return err
 	}
 	_, _ = fmt.Fprintf(f.out, "%s\n", text)
-	if !f.apply {
-		_, _ = fmt.Fprintln(f.err, "--apply sets it")
-		return nil
-	}
-	if err := set(ctx); err != nil {
-		return err
-	}
-	hint := ""
-	if f.g.Autoscale != percent {
-		hint = fmt.Sprintf("; write fleet.autoscale: %d in the spec to keep it", percent)
-	}
-	_, _ = fmt.Fprintf(f.err, "set%s\n", hint)
+	_, _ = fmt.Fprintln(f.err, "--apply makes the group so; fleet.autoscale in the spec keeps it so")
 	return nil
 }
 

@@ -92,7 +92,11 @@ func (a *app) interruptible(ctx context.Context) (context.Context, func()) {
 	go func() {
 		select {
 		case <-signals:
-			_, _ = fmt.Fprintln(a.err, "interrupted: giving back what was created; interrupt again to stop at once")
+			what := "giving back what was created"
+			if instead := a.interrupted.Load(); instead != nil {
+				what = *instead
+			}
+			_, _ = fmt.Fprintf(a.err, "interrupted: %s; interrupt again to stop at once\n", what)
 			cancel(errInterrupted)
 		case <-done:
 			return

@@ -18,6 +18,7 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/dorunner/dorunner-bake/builder/aws"
+	"github.com/dorunner/dorunner-bake/firstboot/runner"
 	"github.com/dorunner/dorunner-bake/fleet"
 )
 
@@ -160,17 +161,11 @@ func (c *Group) hooks() []hook {
 	beat := func(d time.Duration) int32 { return int32(min(max(int(d.Seconds()), shortestBeat), longestBeat)) }
 	return []hook{
 		// A machine that does not come online in time is given up.
-		{launchHook, "autoscaling:EC2_INSTANCE_LAUNCHING", "ABANDON", beat(c.g.BootLimit())},
+		{runner.LaunchHook, "autoscaling:EC2_INSTANCE_LAUNCHING", "ABANDON", beat(c.g.BootLimit())},
 		// A draining machine asks for more time again and again; one that has died holds nothing up for long.
-		{terminateHook, "autoscaling:EC2_INSTANCE_TERMINATING", "CONTINUE", beat(time.Duration(c.g.DrainTimeout) / 90)},
+		{runner.TerminateHook, "autoscaling:EC2_INSTANCE_TERMINATING", "CONTINUE", beat(time.Duration(c.g.DrainTimeout) / 90)},
 	}
 }
-
-// The names of the hooks, as first boot knows them.
-const (
-	launchHook    = "dorunner-launch"
-	terminateHook = "dorunner-terminate"
-)
 
 // suspended is what the engine must not do: it ends machines to even out zones, whatever runs on them.
 const suspended = "AZRebalance"
@@ -474,6 +469,9 @@ func (c *Group) Scale(ctx context.Context, machines int) error {
 // Replace has the group end a machine and start another in its place.
 func (c *Group) Replace(ctx context.Context, id string) error {
 	_, err := c.asg.TerminateInstanceInAutoScalingGroup(ctx, &autoscaling.TerminateInstanceInAutoScalingGroupInput{InstanceId: &id, ShouldDecrementDesiredCapacity: sdk.Bool(false)})
+	if isCode(err, "ScalingActivityInProgress") { // it is being replaced already
+		return nil
+	}
 	return c.explain(err)
 }
 

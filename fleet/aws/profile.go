@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iam/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
+	"github.com/dorunner/dorunner-bake/firstboot/runner"
 	"github.com/dorunner/dorunner-bake/fleet"
 	"github.com/dorunner/dorunner-bake/images"
 )
@@ -105,11 +106,14 @@ func (c *Group) permissions() string {
 		all = append(all, statement{Sid: "Read" + strings.ToUpper(action[:1]) + strings.SplitN(action[1:], ":", 2)[0], Effect: "Allow", Action: []string{action}, Resource: slices.Compact(read[action])})
 	}
 	group := arn("autoscaling", "autoScalingGroup:*:autoScalingGroupName/"+c.name)
+	all = append(all, statement{Sid: "TalkToItsGroup", Effect: "Allow", Resource: []string{group}, Action: []string{
+		"autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat", "autoscaling:SetInstanceHealth", "autoscaling:SetInstanceProtection"}})
+	if c.g.Fleet.Autoscale == 0 {
+		return policyText(all...)
+	}
 	return policyText(append(all,
-		statement{Sid: "TalkToItsGroup", Effect: "Allow", Resource: []string{group}, Action: []string{
-			"autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat", "autoscaling:SetInstanceHealth", "autoscaling:SetInstanceProtection"}},
 		statement{Sid: "TellHowBusyItIs", Effect: "Allow", Resource: []string{"*"}, Action: []string{"cloudwatch:PutMetricData"},
-			Condition: map[string]map[string]string{"StringEquals": {"cloudwatch:namespace": loadNamespace}}})...)
+			Condition: map[string]map[string]string{"StringEquals": {"cloudwatch:namespace": runner.LoadNamespace}}})...)
 }
 
 // iamState is the fleet's own role, as far as it exists.

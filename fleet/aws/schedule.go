@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling/types"
 
+	"github.com/dorunner/dorunner-bake/firstboot/runner"
 	"github.com/dorunner/dorunner-bake/fleet"
 )
 
@@ -86,38 +87,50 @@ func timeText(cron, zone string) string {
 	return strings.Join(strings.Fields(cron), " ") + " " + zone
 }
 
-// What machines publish of how busy they are, as first boot names it.
-const (
-	loadNamespace = "DORunner"
-	loadMetric    = "BusySlots"
-	loadDimension = "AutoScalingGroupName"
-)
+// loadDimension tells groups apart.
+const loadDimension = "AutoScalingGroupName"
 
 // busyPolicy is the name of the policy by which the group is sized.
 const busyPolicy = "dorunner-busy"
 
 // Autoscale is target tracking on the share of job slots that are busy. The group adds and removes machines so that it
 // comes near the target; machines with running jobs hold scale-in protection, so only idle ones go.
-func (c *Group) Autoscale(percent int) (policy any, set func(context.Context) error) {
-	in := &autoscaling.PutScalingPolicyInput{AutoScalingGroupName: &c.name, PolicyName: sdk.String(busyPolicy), PolicyType: sdk.String("TargetTrackingScaling"),
-		TargetTrackingConfiguration: &types.TargetTrackingConfiguration{TargetValue: sdk.Float64(float64(percent)),
-			CustomizedMetricSpecification: &types.CustomizedMetricSpecification{Namespace: sdk.String(loadNamespace), MetricName: sdk.String(loadMetric), Statistic: types.MetricStatisticAverage, Unit: sdk.String("Percent"),
-				Dimensions: []types.MetricDimension{{Name: sdk.String(loadDimension), Value: &c.name}}}}}
-	shown := map[string]any{"AutoScalingGroupName": c.name, "PolicyName": busyPolicy, "PolicyType": "TargetTrackingScaling", "TargetTrackingConfiguration": map[string]any{
-		"TargetValue": percent, "CustomizedMetricSpecification": map[string]any{"Namespace": loadNamespace, "MetricName": loadMetric, "Statistic": "Average", "Unit": "Percent",
-			"Dimensions": []map[string]string{{"Name": loadDimension, "Value": c.name}}}}}
-	return shown, func(ctx context.Context) error {
-		_, err := c.asg.PutScalingPolicy(ctx, in)
-		return c.explain(err)
-	}
+func (c *Group) Autoscale(percent int) any {
+	return map[string]any{"AutoScalingGroupName": c.name, "PolicyName": busyPolicy, "PolicyType": "TargetTrackingScaling", "TargetTrackingConfiguration": c.tracking(percent)}
 }
 
-// planPolicy compares the policy, where the spec wants one. One that was set by `fleet autoscale --apply` alone stays.
-func (c *Group) planPolicy(ctx context.Context) ([]fleet.Change, error) {
-	if c.g.Autoscale == 0 {
-		return nil, nil
+// tracking is the policy, of what machines publish.
+func (c *Group) tracking(percent int) *tracking {
+	return &tracking{TargetValue: float64(percent), CustomizedMetricSpecification: metric{runner.LoadNamespace, runner.LoadMetric, "Average", "Percent", []dimension{{loadDimension, c.name}}}}
+}
+
+// These are written as the cloud's own tools take them.
+type (
+	tracking struct {
+		TargetValue                   float64
+		CustomizedMetricSpecification metric
 	}
-	var target string
+	metric struct {
+		Namespace, MetricName, Statistic, Unit string
+		Dimensions                             []dimension
+	}
+	dimension struct{ Name, Value string }
+)
+
+// setPolicy makes the group's policy so.
+func (c *Group) setPolicy(ctx context.Context, percent int) error {
+	t := c.tracking(percent)
+	m := t.CustomizedMetricSpecification
+	_, err := c.asg.PutScalingPolicy(ctx, &autoscaling.PutScalingPolicyInput{AutoScalingGroupName: &c.name, PolicyName: sdk.String(busyPolicy), PolicyType: sdk.String("TargetTrackingScaling"),
+		TargetTrackingConfiguration: &types.TargetTrackingConfiguration{TargetValue: &t.TargetValue,
+			CustomizedMetricSpecification: &types.CustomizedMetricSpecification{Namespace: &m.Namespace, MetricName: &m.MetricName, Statistic: types.MetricStatistic(m.Statistic), Unit: &m.Unit,
+				Dimensions: []types.MetricDimension{{Name: &m.Dimensions[0].Name, Value: &m.Dimensions[0].Value}}}}})
+	return c.explain(err)
+}
+
+// planPolicy compares the policy. Without fleet.autoscale there is none, for then the machines publish nothing.
+func (c *Group) planPolicy(ctx context.Context) ([]fleet.Change, error) {
+	target := ""
 	p := autoscaling.NewDescribePoliciesPaginator(c.asg, &autoscaling.DescribePoliciesInput{AutoScalingGroupName: &c.name, PolicyNames: []string{busyPolicy}})
 	for p.HasMorePages() {
 		page, err := p.NextPage(ctx)
@@ -127,22 +140,35 @@ func (c *Group) planPolicy(ctx context.Context) ([]fleet.Change, error) {
 			return nil, err
 		}
 		for _, q := range page.ScalingPolicies {
-			if t := q.TargetTrackingConfiguration; t != nil {
-				target = fmt.Sprintf("%.0f %% of job slots busy", sdk.ToFloat64(t.TargetValue))
-				if m := t.CustomizedMetricSpecification; m == nil || sdk.ToString(m.MetricName) != loadMetric || sdk.ToString(m.Namespace) != loadNamespace {
-					target += ", of another metric"
-				}
+			target = "something else"
+			if t := q.TargetTrackingConfiguration; t != nil && t.CustomizedMetricSpecification != nil && sdk.ToString(t.CustomizedMetricSpecification.MetricName) == runner.LoadMetric &&
+				sdk.ToString(t.CustomizedMetricSpecification.Namespace) == runner.LoadNamespace {
+				target = busyText(int(sdk.ToFloat64(t.TargetValue)))
 			}
 		}
 	}
-	var f fleet.Fields
-	if f.Diff("target", target, fmt.Sprintf("%d %% of job slots busy", c.g.Autoscale)); len(f) == 0 {
+	change := fleet.Change{Action: fleet.Update, Kind: "scaling policy", Name: busyPolicy}
+	want := ""
+	if c.g.Fleet.Autoscale > 0 {
+		want = busyText(c.g.Fleet.Autoscale)
+	}
+	switch {
+	case target == want:
 		return nil, nil
+	case want == "":
+		change.Action = fleet.Delete
+	case target == "":
+		change.Action = fleet.Create
 	}
-	action := fleet.Update
-	if target == "" {
-		action = fleet.Create
+	change.Fields = []fleet.Field{{Name: "target", Old: target, New: want}}
+	change.Do = func(ctx context.Context, _ func(string) error) error {
+		if want != "" {
+			return c.setPolicy(ctx, c.g.Fleet.Autoscale)
+		}
+		_, err := c.asg.DeletePolicy(ctx, &autoscaling.DeletePolicyInput{AutoScalingGroupName: &c.name, PolicyName: sdk.String(busyPolicy)})
+		return c.explain(err)
 	}
-	_, set := c.Autoscale(c.g.Fleet.Autoscale)
-	return []fleet.Change{{Action: action, Kind: "scaling policy", Name: busyPolicy, Fields: f, Do: func(ctx context.Context, _ func(string) error) error { return set(ctx) }}}, nil
+	return []fleet.Change{change}, nil
 }
+
+func busyText(percent int) string { return fmt.Sprintf("%d %% of the job slots busy", percent) }

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	sdk "github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -183,23 +184,25 @@ func (c *Group) createTemplate(image aws.Image) func(context.Context, func(strin
 		if err != nil {
 			return err
 		}
-		out, err := c.ec2.CreateLaunchTemplate(ctx, &ec2.CreateLaunchTemplateInput{LaunchTemplateName: &c.name, LaunchTemplateData: d, VersionDescription: &m,
-			TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeLaunchTemplate, Tags: ec2Tags(c.tags())}}})
+		var out *ec2.CreateLaunchTemplateOutput
+		err = c.patient(ctx, func(ctx context.Context) (err error) {
+			out, err = c.ec2.CreateLaunchTemplate(ctx, &ec2.CreateLaunchTemplateInput{LaunchTemplateName: &c.name, LaunchTemplateData: d, VersionDescription: &m,
+				TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeLaunchTemplate, Tags: ec2Tags(c.tags())}}})
+			return err
+		})
 		if isCode(err, "InvalidLaunchTemplateName.AlreadyExistsException") { // an answer was lost, or it is too new to be seen
-			return c.patient(ctx, func(ctx context.Context) error {
-				have, err := c.findTemplate(ctx)
-				if err == nil && have == nil {
-					err = fmt.Errorf("launch template %s exists and cannot be seen", c.name)
-				}
-				if err != nil {
-					return err
-				}
-				c.template, c.version = *have.LaunchTemplateId, *have.LatestVersionNumber
-				return created(c.template)
-			})
+			var have *types.LaunchTemplate
+			if err := aws.Until(ctx, "finding launch template "+c.name, time.Minute, func(ctx context.Context) (_ bool, err error) {
+				have, err = c.findTemplate(ctx)
+				return have != nil, err
+			}); err != nil {
+				return c.explain(err)
+			}
+			c.template, c.version = *have.LaunchTemplateId, *have.LatestVersionNumber
+			return created(c.template)
 		}
 		if err != nil {
-			return c.explain(err)
+			return err
 		}
 		c.template, c.version = *out.LaunchTemplate.LaunchTemplateId, 1
 		return created(c.template)
