@@ -257,7 +257,7 @@ func TestApply(t *testing.T) {
 		two := 2
 		w.spec.Fleet.Schedule = []images.Schedule{{Cron: "0 7 * * 1-5", Timezone: "Europe/Dublin", Min: &two}}
 		changes := w.mustApply()
-		if got := kinds(changes); got != "create role, create role policy, create instance profile, update instance profile, create security group, create launch template, create auto scaling group, create scheduled action, create scaling policy" {
+		if got := kinds(changes); got != "create role, create role policy, create instance profile, create security group, create launch template, create auto scaling group, create scheduled action, create scaling policy" {
 			t.Error(got)
 		}
 		if s := w.census(); !s.Settled() || s.Desired != 1 || len(s.Members) != 1 || s.Members[0].Image != w.good || s.Members[0].Baked.IsZero() || s.Members[0].Outdated {

@@ -213,22 +213,26 @@ func (c *Group) planProfile(ctx context.Context) ([]fleet.Change, error) {
 			})
 		})
 	}
-	if !have.profile {
-		add(fleet.Create, "instance profile", name, nil, func(ctx context.Context) error {
-			_, err := c.iam.CreateInstanceProfile(ctx, &iam.CreateInstanceProfileInput{InstanceProfileName: &name, Tags: c.iamTags()})
+	attach := func(ctx context.Context) error {
+		return c.patientIAM(ctx, func(ctx context.Context) error {
+			_, err := c.iam.AddRoleToInstanceProfile(ctx, &iam.AddRoleToInstanceProfileInput{InstanceProfileName: &name, RoleName: &name})
+			if isCode(err, "LimitExceeded", "LimitExceededException") { // it has one already, by an answer that was lost
+				return nil
+			}
 			return err
 		})
 	}
-	if !have.attached {
-		add(fleet.Update, "instance profile", name, []fleet.Field{{Name: "role", New: name}}, func(ctx context.Context) error {
-			return c.patientIAM(ctx, func(ctx context.Context) error {
-				_, err := c.iam.AddRoleToInstanceProfile(ctx, &iam.AddRoleToInstanceProfileInput{InstanceProfileName: &name, RoleName: &name})
-				if isCode(err, "LimitExceeded", "LimitExceededException") { // it has one already, by an answer that was lost
-					return nil
-				}
+	switch {
+	case !have.profile:
+		add(fleet.Create, "instance profile", name, nil, func(ctx context.Context) error {
+			_, err := c.iam.CreateInstanceProfile(ctx, &iam.CreateInstanceProfileInput{InstanceProfileName: &name, Tags: c.iamTags()})
+			if err != nil && !isCode(err, "EntityAlreadyExists", "EntityAlreadyExistsException") {
 				return err
-			})
+			}
+			return attach(ctx)
 		})
+	case !have.attached:
+		add(fleet.Update, "instance profile", name, []fleet.Field{{Name: "role", New: name}}, attach)
 	}
 	return changes, nil
 }
