@@ -40,6 +40,7 @@ type dockerd struct {
 	job        time.Duration // of the one running job, from SIGQUIT on; 0 for none
 	aborted    bool          // it did not get to its end
 	ended      time.Time     // when the runner's container did
+	runs       *runnerd      // what runs in the runner's container; nil for one that polls once and has one job
 }
 
 var containerPath = regexp.MustCompile(`^/v[0-9.]+/containers/([^/]+)(?:/(json|start|update|wait|logs|kill))?$`)
@@ -83,6 +84,8 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			ctx, d.kill = context.WithCancel(context.Background())
 			d.output, d.exited = "", make(chan int, 1)
 			go d.register(ctx, name, d.exited)
+		} else if d.runs != nil {
+			go d.runs.run(m[1])
 		} else {
 			go d.poll(m[1])
 		}
@@ -92,7 +95,9 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			say(409, map[string]string{"message": "Container " + m[1] + " is not running"})
 			return
 		}
-		if r.URL.Query().Get("signal") == "SIGQUIT" {
+		if signal := r.URL.Query().Get("signal"); d.runs != nil {
+			go d.runs.signal(signal)
+		} else if signal == "SIGQUIT" {
 			time.AfterFunc(d.job, func() { d.end(m[1], false) })
 		} else {
 			aborted := d.job > 0

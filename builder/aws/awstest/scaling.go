@@ -522,3 +522,19 @@ func (g *scaling) nextIsSpot(p *mixedPolicy) bool {
 	need += ((all-need)*percent + 99) / 100
 	return onDemand >= need
 }
+
+// Members counts a group's members by their state, and its desired capacity under "desired"; nil when there is no group.
+func (s *Server) Members(regionName, group string) map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settleGroups()
+	g := s.regions[regionName].scalings[group]
+	if g == nil {
+		return nil
+	}
+	out := map[string]int{"desired": g.desired}
+	for _, m := range g.members {
+		out[m.state]++
+	}
+	return out
+}
