@@ -17,6 +17,8 @@ const (
 	unregisterTime = 15 * time.Second
 	heartbeatEvery = 20 * time.Second // a lifecycle hook's shortest timeout is 30 s
 	drainLook      = 250 * time.Millisecond
+	longestLook    = 2 * time.Second
+	countEvery     = 5 * time.Second // of the jobs that still run
 )
 
 // Drain gives this machine's runner back: no new jobs, running ones finish within limit (0: the spec's
@@ -165,17 +167,21 @@ func (b *boot) endContainer(ctx context.Context, name string, limit time.Duratio
 		} else if err != nil {
 			return over, err
 		}
+		pause := drainLook
+		var looked time.Time
 		for until := time.Now().Add(phase.limit); time.Now().Before(until); {
 			c, err := b.docker.inspect(ctx, name)
 			if isNotFound(err) || (err == nil && !c.State.Running) {
 				return over, nil
 			}
-			if err == nil && look != nil && !over { // a runner that aborts counts no jobs any more
+			if err == nil && look != nil && !over && time.Since(looked) >= countEvery { // a runner that aborts counts no jobs any more
+				looked = time.Now()
 				look(c)
 			}
-			if err := sleep(ctx, min(drainLook, time.Until(until))); err != nil {
+			if err := sleep(ctx, min(pause, time.Until(until))); err != nil {
 				return over, err
 			}
+			pause = min(pause+pause/8, longestLook) // an idle runner ends at once, a job may take hours
 		}
 	}
 	return true, fmt.Errorf("container %s does not end, not even killed", name)

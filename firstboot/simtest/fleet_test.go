@@ -2,6 +2,7 @@ package simtest
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"testing"
@@ -34,8 +35,8 @@ func (w *world) queue(n int, most time.Duration) {
 	}
 }
 
-func quiet() fleet.Options {
-	p, _ := builder.NewProgress(os.Stderr, builder.ProgressOptions{Kind: "plain", NoColor: true})
+func quiet(out io.Writer) fleet.Options {
+	p, _ := builder.NewProgress(out, builder.ProgressOptions{Kind: "plain", NoColor: true})
 	return fleet.Options{Progress: p, Timeout: time.Hour, NoWait: true}
 }
 
@@ -60,14 +61,14 @@ func TestFleetUpAndDown(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				_, err := fleet.Apply(t.Context(), g, c, quiet())
+				_, err := fleet.Apply(t.Context(), g, c, quiet(t.Output()))
 				must(err)
 				w.queue(4*most, 20*time.Minute)
 
 				few := max(most/100, 2)
-				must(fleet.Scale(t.Context(), g, c, most, quiet()))
+				must(fleet.Scale(t.Context(), g, c, most, quiet(t.Output())))
 				w.until(groupName, 20*time.Minute, "up", func(s sample) bool { return s.serving == most && s.jobs > most })
-				must(fleet.Scale(t.Context(), g, c, few, quiet()))
+				must(fleet.Scale(t.Context(), g, c, few, quiet(t.Output())))
 				limit := drainLimit + 5*time.Minute
 				if protect { // who is busy stays, however long
 					limit = 6 * drainLimit
@@ -77,16 +78,119 @@ func TestFleetUpAndDown(t *testing.T) {
 					t.Errorf("GitLab knows %d machines of %d", s.managers, few)
 				}
 				w.queue(2*most, 10*time.Minute)
-				must(fleet.Scale(t.Context(), g, c, most, quiet()))
+				must(fleet.Scale(t.Context(), g, c, most, quiet(t.Output())))
 				w.until(groupName, 20*time.Minute, "up again", func(s sample) bool { return s.serving == most })
 				time.Sleep(5 * time.Minute)
 				w.look(groupName)
-				must(fleet.Destroy(t.Context(), g, c, quiet()))
+				must(fleet.Destroy(t.Context(), g, c, quiet(t.Output())))
 				w.gone()
 				w.end()
 				if protect && len(w.lost) > 100 {
 					t.Errorf("%d jobs interrupted", len(w.lost))
 				}
+				t.Log(w.plot())
+			})
+		})
+	}
+}
+
+// A roll to a good image never has fewer machines in service than wanted. One to an image whose first boot fails stops
+// with its first batch and brings the old machines back, which never stopped taking jobs.
+func TestRoll(t *testing.T) {
+	const machines = 10
+	for _, tt := range []struct {
+		name     string
+		broken   bool
+		patience time.Duration // of the engine's, with machines that do not come up
+		newest   int           // machines of the new image, ever
+	}{
+		{name: "good", newest: machines},
+		{name: "broken", broken: true, newest: 2},
+		{name: "broken, of a patient engine", broken: true, patience: time.Hour, newest: 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := slow
+				o.RefreshPatience = tt.patience
+				w := newWorld(t, o)
+				before, after := w.image("dorunner-ubuntu-20.04-a", false), w.image("dorunner-ubuntu-20.04-b", tt.broken)
+				want := machines
+				size := func(s *images.Spec) { s.Fleet.Desired, s.Fleet.ProtectWhileBusy = &want, true }
+				wait := quiet(t.Output())
+				wait.NoWait = false
+				g, c := w.fleet(before, machines, fleet.How{RollOptions: fleet.RollOptions{MaxHealthy: 120}}, size)
+				if _, err := fleet.Apply(t.Context(), g, c, wait); err != nil {
+					t.Fatal(err)
+				}
+
+				// Jobs come all the time, and somebody looks all the time.
+				rolled := make(chan struct{})
+				watched := make(chan int)
+				type queued struct {
+					id int
+					at time.Time
+				}
+				var jobs []queued
+				least := machines
+				go func() {
+					defer close(watched)
+					for n := 0; ; n++ {
+						select {
+						case <-rolled:
+							return
+						case <-time.After(5 * time.Second):
+						}
+						if n%3 == 0 {
+							jobs = append(jobs, queued{w.gl.QueueJob(gitlabtest.Job{Tags: []string{"dublin"}, Script: []string{"sleep 150"}}), time.Now()})
+						}
+						least = min(least, w.look(groupName).serving)
+					}
+				}()
+				began := time.Now()
+				g, c = w.fleet(after, machines, fleet.How{RollOptions: fleet.RollOptions{MaxHealthy: 120}}, size)
+				_, err := fleet.Apply(t.Context(), g, c, wait)
+				took := time.Since(began)
+				close(rolled)
+				<-watched
+				if (err != nil) != tt.broken {
+					t.Errorf("the roll: %v", err)
+				}
+				time.Sleep(2 * drainLimit)
+				w.look(groupName)
+
+				is := map[string]int{}
+				w.mu.Lock()
+				for _, b := range w.boxes {
+					is[b.m.ImageID]++
+				}
+				w.mu.Unlock()
+				if least < machines || is[after] > tt.newest {
+					t.Errorf("at least %d of %d machines in service; %d of the new image", least, machines, is[after])
+				}
+				for id, n := range w.aws.MemberImages(region, groupName) {
+					if want := map[bool]string{false: after, true: before}[tt.broken]; id != want || n != machines {
+						t.Errorf("%d members of %s", n, id)
+					}
+				}
+				var longest time.Duration
+				for _, q := range jobs {
+					j, _ := w.gl.Job(q.id)
+					if j.State != "success" {
+						t.Errorf("job %d, queued %s after the begin: %s", q.id, q.at.Sub(began), j.State)
+						continue
+					}
+					longest = max(longest, j.Started.Sub(q.at))
+				}
+				if longest > 30*time.Second {
+					t.Errorf("a job waited for %s", longest)
+				}
+				t.Logf("the roll took %s; at least %d in service; %d machines of the new image were tried; %d jobs, of which one waited for %s; %v", took, least, is[after], len(jobs), longest, err)
+				g, c = w.fleet(after, machines, fleet.How{}, size)
+				if err := fleet.Destroy(t.Context(), g, c, quiet(t.Output())); err != nil {
+					t.Fatal(err)
+				}
+				w.gone()
+				w.end()
 				t.Log(w.plot())
 			})
 		})

@@ -538,3 +538,16 @@ func (s *Server) Members(regionName, group string) map[string]int {
 	}
 	return out
 }
+
+// MemberImages counts a group's members by their image.
+func (s *Server) MemberImages(regionName, group string) map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string]int{}
+	if g := s.regions[regionName].scalings[group]; g != nil {
+		for _, m := range g.members {
+			out[m.instance.image]++
+		}
+	}
+	return out
+}
