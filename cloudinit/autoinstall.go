@@ -40,8 +40,10 @@ type InstallSSH struct {
 // InstallStorage is the layout, and the disk that it goes to.
 type InstallStorage struct {
 	Layout struct {
-		Name  string            `yaml:"name"` // lvm or direct
-		Match map[string]string `yaml:"match"`
+		Name string `yaml:"name"` // lvm or direct
+		// Sizing is "all" for lvm: Ubuntu's own choice leaves up to half of a disk unused.
+		Sizing string            `yaml:"sizing-policy,omitempty"`
+		Match  map[string]string `yaml:"match"`
 	} `yaml:"layout"`
 }
 
@@ -151,6 +153,9 @@ func (i Install) Autoinstall(s runner.Spec, o Options) ([]byte, error) {
 		a.Identity.Password = "!"
 	}
 	a.Storage.Layout.Name = i.Layout
+	if i.Layout == "lvm" {
+		a.Storage.Layout.Sizing = "all"
+	}
 	a.Storage.Layout.Match = map[string]string{"path": "DORUNNER_DISK"} // the guard names the disk; until it does, none fits
 	from := i.Media
 	if from == "" {

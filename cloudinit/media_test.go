@@ -200,15 +200,19 @@ func TestDiskGuard(t *testing.T) {
 NAME="sdb" SIZE="4000787030016" TYPE="disk" SERIAL="DATA1" MODEL="HDD B" RO="0"
 NAME="sdc" SIZE="4000787030016" TYPE="disk" SERIAL="DATA2" MODEL="HDD B" RO="0"
 NAME="sdd" SIZE="16000000000" TYPE="disk" SERIAL="USB" MODEL="Stick" RO="1"
+NAME="sde" SIZE="16000000000" TYPE="disk" SERIAL="INSTALLER" MODEL="Stick" RO="0"
+NAME="sdf" SIZE="8000000000" TYPE="disk" SERIAL="SEED" MODEL="Stick" RO="0"
+NAME="sdg" SIZE="0" TYPE="disk" SERIAL="CARDS" MODEL="Reader" RO="0"
 NAME="sr0" SIZE="2000000000" TYPE="rom" SERIAL="" MODEL="DVD" RO="0"
 `
 	for disk, want := range map[string]string{
 		"serial=S4X": "/dev/sda", "serial=DATA2": "/dev/sdc", "serial=none": "", "model=SSD A": "/dev/sda", "model=HDD B": "", "serial=USB": "",
+		"serial=INSTALLER": "", "serial=SEED": "", "path=/dev/sdg": "",
 		"size=480GB": "/dev/sda", "size=4TB": "", "size=1TB-2TB": "", "path=/dev/sdb": "/dev/sdb", "smallest": "/dev/sda", "largest": "",
 	} {
 		dir := t.TempDir()
 		config := filepath.Join(dir, "autoinstall.yaml")
-		for name, text := range map[string]string{"guard": string(guard), "lsblk": "#!/bin/sh\ncat <<'E'\n" + disks + "E\n", "autoinstall.yaml": "path: DORUNNER_DISK\n"} {
+		for name, text := range map[string]string{"guard": string(guard), "lsblk": "#!/bin/sh\ncase \"$*\" in */dev/sde) echo /cdrom; exit;; */dev/sdf) echo CIDATA; exit;; */dev/*) exit;; esac\ncat <<'E'\n" + disks + "E\n", "autoinstall.yaml": "path: DORUNNER_DISK\n"} {
 			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
 				t.Fatal(err)
 			}

@@ -54,7 +54,19 @@ func Remaster(ctx context.Context, in, out string, seed, more []iso9660.File) er
 	if err := xorriso(ctx, append(args, "-commit", "-end")...); err != nil {
 		return err
 	}
+	if err := settle(part); err != nil {
+		return err
+	}
 	return os.Rename(part, out)
+}
+
+// settle brings a file to the disk, readable by the owner alone: it says who the machine is.
+func settle(file string) error {
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(0o600), f.Sync(), f.Close())
 }
 
 func place(name string, f iso9660.File) error {

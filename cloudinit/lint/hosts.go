@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"strings"
@@ -21,6 +22,15 @@ func (l *linter) hosts(d *document) {
 			return
 		}
 		seen[what+value] = n
+	}
+	gateway := func(h *yaml.Node) *yaml.Node {
+		if g := get(h, "gateway"); g != nil {
+			return g
+		}
+		if all := get(d.root, "defaults"); all != nil {
+			return get(resolved(all), "gateway")
+		}
+		return nil
 	}
 	list := get(d.root, "hosts")
 	if list == nil || list.Kind != yaml.SequenceNode {
@@ -59,13 +69,21 @@ func (l *linter) hosts(d *document) {
 		if a := get(h, "addresses"); len(items(a)) > 0 && get(h, "mac") == nil {
 			l.add(d.layer, d.off(a), "missing-key", false, "", "", `"mac" is required beside addresses: the interface is told by it`)
 		}
+		var networks []netip.Prefix
 		for _, a := range items(get(h, "addresses")) {
 			p, err := netip.ParsePrefix(a.Value)
 			if err != nil {
 				l.add(d.layer, d.off(a), "value", false, "", "write it as 192.0.2.10/24", "%q is not an address with the length of its network", a.Value)
 				continue
 			}
-			once(a, "address", p.Addr().String())
+			once(a, "address", p.Addr().Unmap().String())
+			if first, last := ends(p); p.Addr().Is4() && p.Bits() < 31 && (p.Addr() == first || p.Addr() == last) {
+				l.add(d.layer, d.off(a), "value", false, "", "", "%s is the first or last address of its network, which no machine can have", a.Value)
+			}
+			networks = append(networks, p)
+		}
+		if g := gateway(h); g != nil {
+			l.reach(d, h, g, networks)
 		}
 	}
 	if all := get(d.root, "defaults"); all != nil {
@@ -93,6 +111,40 @@ func (l *linter) hosts(d *document) {
 			}
 		}
 	}
+}
+
+// reach refuses a gateway that a machine with addresses cannot talk to.
+func (l *linter) reach(d *document, h, gateway *yaml.Node, networks []netip.Prefix) {
+	g, err := netip.ParseAddr(gateway.Value)
+	if err != nil || len(networks) == 0 {
+		return // said elsewhere, or it asks DHCP
+	}
+	inside := false
+	for _, p := range networks {
+		if p.Addr() == g {
+			l.add(d.layer, d.off(get(h, "addresses")), "value", false, "addresses", "", "the machine's own address %s is its gateway: line %d has it", g, gateway.Line)
+			return
+		}
+		inside = inside || p.Contains(g) || g.Is6() && g.IsLinkLocalUnicast() && p.Addr().Is6()
+	}
+	if !inside {
+		at := gateway
+		if get(h, "gateway") == nil {
+			at = get(h, "addresses")
+		}
+		l.add(d.layer, d.off(at), "value", false, "gateway", "name a gateway within the machine's network", "the gateway %s is in no network of the machine's addresses, so it cannot be reached", g)
+	}
+}
+
+// ends are the first and the last address of a network of IPv4.
+func ends(p netip.Prefix) (first, last netip.Addr) {
+	first = p.Masked().Addr()
+	if !first.Is4() {
+		return first, first
+	}
+	b := first.As4()
+	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])|uint32(1<<(32-p.Bits())-1))
+	return first, netip.AddrFrom4(b)
 }
 
 func items(n *yaml.Node) []*yaml.Node {

@@ -8,6 +8,8 @@ what=${2-}
 config=${AUTOINSTALL:-/autoinstall.yaml}
 
 disks() { lsblk --bytes --nodeps --noheadings --pairs --output NAME,SIZE,TYPE,SERIAL,MODEL,RO; }
+# What is mounted carries the installer, and the seed's label is that of a stick: neither can be meant.
+busy() { lsblk --noheadings --output MOUNTPOINT,LABEL "/dev/$1" | grep -Eq '/|CIDATA'; }
 value() { printf '%s\n' "$line" | sed -n "s/.*\\b$1=\"\\([^\"]*\\)\".*/\\1/p" | sed 's/^ *//; s/ *$//'; }
 
 found=
@@ -16,6 +18,8 @@ best=
 while IFS= read -r line; do
     if [ "$(value TYPE)" != disk ] || [ "$(value RO)" != 0 ]; then continue; fi
     size=$(value SIZE)
+    # Card readers without a card, floppy drives: nothing that a system fits on.
+    if [ "$size" -lt 4000000000 ] || busy "$(value NAME)"; then continue; fi
     match=
     case $how in
     serial) [ "$(value SERIAL)" != "$what" ] || match=1 ;;
@@ -34,7 +38,7 @@ $(disks)
 END
 
 if [ "$count" != 1 ]; then
-    echo "dorunner: $count disks match $how $what, one is wanted: nothing was written. The disks are:" >&2
+    echo "dorunner: $count disks match $how $what, one is wanted: nothing was written. Disks that are mounted or smaller than 4 GB do not count. The disks are:" >&2
     disks >&2
     exit 1
 fi

@@ -7,6 +7,8 @@ umask 022
 say() { echo "dorunner: $*" | tee /dev/console; }
 fail() { say "offline installation failed: $*" >&2; exit 1; }
 
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 mkdir -p /etc/docker /etc/dorunner
 if [ ! -e /etc/docker/daemon.json ]; then
     cp "$from/daemon.json" /etc/docker/daemon.json
@@ -14,8 +16,17 @@ if [ ! -e /etc/docker/daemon.json ]; then
 fi
 if ls "$from"/packages/*.deb >/dev/null 2>&1; then
     say "installing Docker"
-    DEBIAN_FRONTEND=noninteractive dpkg --install --skip-same-version --refuse-downgrade --force-confold "$from"/packages/*.deb ||
-        fail "dpkg: are all packages there that Docker depends on, and for this release?"
+    export DEBIAN_FRONTEND=noninteractive LC_ALL=C
+    tries=0
+    until dpkg --install --skip-same-version --refuse-downgrade --force-confold "$from"/packages/*.deb 2>"$log"; do
+        cat "$log" >&2
+        # The system's own upgrades may run at first boot: wait for them, for at most ten minutes.
+        tries=$((tries + 1))
+        if [ "$tries" -gt 120 ] || ! grep -q 'lock.*another process\|another process.*lock' "$log"; then
+            fail "dpkg: are all packages there that Docker depends on, and for this release? $(tail -n 3 "$log" | tr '\n' ' ')"
+        fi
+        sleep 5
+    done
 fi
 command -v dockerd >/dev/null || fail "there is no Docker Engine, neither here nor on the seed"
 
