@@ -23,6 +23,7 @@ type Options struct {
 
 // Finding is one thing that is wrong, where, and what to do about it.
 type Finding struct {
+	File    string   `json:"file,omitempty"` // of a seed, the file in it
 	Rule    string   `json:"rule"`
 	Warning bool     `json:"warning,omitempty"`
 	Line    int      `json:"line"` // in the file, from 1

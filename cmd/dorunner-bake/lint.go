@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dorunner/dorunner-bake/cloudinit"
+	"github.com/dorunner/dorunner-bake/cloudinit/iso9660"
 	"github.com/dorunner/dorunner-bake/cloudinit/lint"
 	"github.com/dorunner/dorunner-bake/images"
 )
@@ -22,14 +25,16 @@ func lintCmd(a *app) *cobra.Command {
 	var o lint.Options
 	osName := images.DefaultOS
 	cmd := &cobra.Command{
-		Use:   "lint FILE|-",
+		Use:   "lint FILE|DIR|-",
 		Short: "Say what is wrong with user-data, ours or not, before a machine does",
 		Long: `Say what is wrong with user-data, network-config or meta-data. The file is taken apart as cloud-init would: base64, gzip,
-MIME, archives, templates, #cloud-config, scripts. Each finding stands where it is in the file.
+MIME, archives, templates, #cloud-config, scripts. Each finding stands where it is in the file. Of a seed, an ISO image or
+the directory that one is made from, the label and the names are judged as well, and every file in it.
 
 Exit codes: 0 nothing to say, 1 warnings, 2 errors.`,
 		Example: `  dorunner-bake lint user-data.yaml
   dorunner-bake lint --os ubuntu-24.04 --target aws user-data
+  dorunner-bake lint seed.iso
   aws ec2 describe-instance-attribute --instance-id i-1 --attribute userData --query UserData.Value --output text | dorunner-bake lint -`,
 		Args: cobra.ExactArgs(1),
 	}
@@ -49,11 +54,10 @@ Exit codes: 0 nothing to say, 1 warnings, 2 errors.`,
 		default:
 			return usageError{fmt.Errorf("--kind %s is none of user-data, network-config and meta-data", o.Kind)}
 		}
-		data, err := a.read(args[0])
+		r, err := a.lint(args[0], o)
 		if err != nil {
 			return usageError{err}
 		}
-		r := lint.Lint(data, o)
 		if err := a.findings(args[0], r); err != nil {
 			return err
 		}
@@ -68,6 +72,94 @@ Exit codes: 0 nothing to say, 1 warnings, 2 errors.`,
 	return cmd
 }
 
+// lint judges a file, standard input, or a seed.
+func (a *app) lint(name string, o lint.Options) (*lint.Report, error) {
+	var data []byte
+	if info, err := os.Stat(name); err == nil && name != "-" {
+		switch {
+		case info.IsDir():
+			return lintDir(name, o)
+		case info.Size() > 17*2048:
+			f, err := os.Open(name)
+			if err != nil {
+				return nil, err
+			}
+			defer func() { _ = f.Close() }()
+			head := make([]byte, 17*2048+1)
+			n, _ := f.ReadAt(head, 0)
+			switch {
+			case iso9660.IsImage(head[:n]):
+				return lintISO(f, o)
+			case string(head[54:57]) == "FAT" || string(head[82:85]) == "FAT":
+				return nil, fmt.Errorf("%s is a FAT volume: mount it and name the directory", name)
+			}
+		}
+	}
+	data, err := a.read(name)
+	if err != nil {
+		return nil, err
+	}
+	return lint.Lint(data, o), nil
+}
+
+// lintDir judges the directory that a seed is made from.
+func lintDir(dir string, o lint.Options) (*lint.Report, error) {
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	return lintSeed("", names, o, func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, name)) })
+}
+
+// lintISO judges a seed's image.
+func lintISO(f io.ReaderAt, o lint.Options) (*lint.Report, error) {
+	image, err := iso9660.Read(f)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	files := map[string]iso9660.Entry{}
+	for _, e := range image.Root {
+		names = append(names, e.Name)
+		files[e.Name] = e
+	}
+	label := image.Label
+	if label == "" {
+		label = "nothing"
+	}
+	return lintSeed(label, names, o, func(name string) ([]byte, error) { return image.ReadFile(files[name], 16<<20) })
+}
+
+// lintSeed judges the files of a seed by what cloud-init takes each for.
+func lintSeed(label string, names []string, o lint.Options, read func(string) ([]byte, error)) (*lint.Report, error) {
+	all := &lint.Report{Findings: lint.Seed(label, names), Parts: []lint.Part{}}
+	for _, name := range lint.SeedFiles() {
+		if !slices.Contains(names, name) {
+			continue
+		}
+		data, err := read(name)
+		if err != nil {
+			return nil, err
+		}
+		if o.Kind = name; name == "vendor-data" {
+			o.Kind = "user-data"
+		}
+		r := lint.Lint(data, o)
+		for _, f := range r.Findings {
+			f.File = name
+			all.Findings = append(all.Findings, f)
+		}
+		if name == "user-data" {
+			all.Parts, all.Sent = r.Parts, r.Sent
+		}
+	}
+	return all, nil
+}
+
 // findings prints a report.
 func (a *app) findings(file string, r *lint.Report) error {
 	if a.json {
@@ -76,7 +168,7 @@ func (a *app) findings(file string, r *lint.Report) error {
 		return e.Encode(r)
 	}
 	for _, f := range r.Findings {
-		if _, err := fmt.Fprint(a.out, f.Text(file)); err != nil {
+		if _, err := fmt.Fprint(a.out, f.Text(filepath.Join(file, f.File))); err != nil {
 			return err
 		}
 	}
