@@ -116,7 +116,7 @@ func (b *boot) once(ctx context.Context, s step) error {
 		return err
 	}
 	b.writeStatus()
-	b.h.logf("%s", s.name)
+	b.logf("%s", s.name)
 	if err := s.act(ctx); err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func (b *boot) online(ctx context.Context) error {
 
 // failed reports the end of a boot that did not succeed, and obeys on_failure.
 func (b *boot) failed(ctx context.Context, step string, err error) error {
-	reason := b.redact(oneLine(err.Error()))
+	reason := b.line(err.Error())
 	b.report.State, b.report.Step, b.report.Error = runner.Failed, step, reason
 	if b.journal != nil {
 		b.report.Warnings = append(b.report.Warnings, b.journal.Warnings...)
@@ -166,12 +166,12 @@ func (b *boot) failed(ctx context.Context, step string, err error) error {
 	if b.journal != nil && !b.journal.Registering { // a container that may still be registering is waited for next time
 		if clean, cerr := b.hasNoLeftovers(ctx); cerr == nil && !clean {
 			if cerr := b.removeLeftovers(ctx); cerr != nil {
-				b.h.logf("%v", cerr)
+				b.logf("%v", cerr)
 			}
 		}
 	}
 	if oerr := b.onFailure(ctx, reason); oerr != nil {
-		b.h.logf("on_failure: %s: %v", b.spec.OnFailure, oerr)
+		b.logf("on_failure: %s: %v", b.spec.OnFailure, oerr)
 	}
 	return fmt.Errorf("%s: %s", step, reason)
 }
@@ -187,7 +187,7 @@ func (b *boot) onFailure(ctx context.Context, reason string) error {
 	if marks && b.id.InstanceID != "" { // a group that waits for this machine waits in vain, whatever on_failure is
 		var err error
 		if given, err = m.Failed(ctx); err != nil {
-			b.h.logf("the platform could not be told that first boot failed: %v", err)
+			b.logf("the platform could not be told that first boot failed: %v", err)
 		}
 	}
 	switch b.spec.OnFailure {
@@ -208,17 +208,23 @@ func (b *boot) onFailure(ctx context.Context, reason string) error {
 
 // warn keeps a sentence for the report and says it now.
 func (b *boot) warn(format string, args ...any) {
-	text := b.redact(fmt.Sprintf(format, args...))
-	b.h.logf("warning: %s", text)
+	text := b.line(fmt.Sprintf(format, args...))
+	b.logf("warning: %s", text)
 	b.report.Warnings = append(b.report.Warnings, text)
 }
 
 // waiting shows what a step waits for, while it waits.
 func (b *boot) waiting(reason string) {
-	b.report.Error = b.redact(oneLine(reason))
+	b.report.Error = b.line(reason)
 	b.writeStatus()
 	b.report.Error = ""
 }
+
+// logf writes one line to the log, without secrets: a server's message may quote what it was sent.
+func (b *boot) logf(format string, args ...any) { b.h.logf("%s", b.line(fmt.Sprintf(format, args...))) }
+
+// line is a text in one line without secrets, one of several lines included.
+func (b *boot) line(text string) string { return b.redact(oneLine(b.redact(text))) }
 
 // redact takes every secret that was resolved out of a text.
 func (b *boot) redact(text string) string {

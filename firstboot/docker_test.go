@@ -135,12 +135,47 @@ type where struct {
 	id      firstboot.Identity
 	err     error
 	notices chan firstboot.Notice
+	secret  func() (string, error) // of every reference
 }
 
 func (w where) Name() string                                          { return "nocloud" }
 func (w where) Identity(context.Context) (firstboot.Identity, error)  { return w.id, w.err }
-func (w where) Secret(context.Context, runner.Secret) (string, error) { return "", nil }
+func (w where) Secret(context.Context, runner.Secret) (string, error) { return w.secret() }
 func (w where) Notices(context.Context) <-chan firstboot.Notice       { return w.notices }
+
+// neverSeen looks for a token where other users of a machine would: in the arguments of every process, and in all that
+// docker tells of the register container but its environment. The end of the returned function is the end of looking.
+func neverSeen(t *testing.T, name, token string) (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	looked := 0
+	go func() {
+		defer close(ended)
+		for {
+			files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+			for _, f := range files {
+				if b, err := os.ReadFile(f); err == nil && strings.Contains(string(b), token) { // one that ended has none
+					t.Errorf("the token is in %s: %q", f, b)
+				}
+			}
+			if out, err := docker("inspect", "-f", "{{.Path}} {{json .Args}} {{json .Config.Cmd}} {{json .Config.Labels}} {{json .Config.Entrypoint}}", name+"-register"); err == nil {
+				looked++
+				if strings.Contains(out, token) {
+					t.Errorf("the token is in %s", out)
+				}
+			}
+			select {
+			case <-done:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+		t.Logf("looked at the register container %d times", looked)
+	}
+}
 
 // Both ways of registering with both kinds of token; then what GitLab, the disk and the daemon hold.
 func TestStraightPath(t *testing.T) {
@@ -154,7 +189,10 @@ func TestStraightPath(t *testing.T) {
 				m := newMachine(t, "description: '{{.Name}}-{{.InstanceID}}'\nurl: "+listenForContainers(t, gl)+"/\ntoken: file:/run/secrets/token\nregister: "+mode+"\n")
 				put(t, m.Root, "/run/secrets/token", token+"\n")
 				at := where{id: firstboot.Identity{InstanceID: "i-1", Overlay: map[string]string{"tags": "overlaid"}}}
-				if err := firstboot.Boot(t.Context(), m.Host, at); err != nil {
+				stop := neverSeen(t, m.name, token)
+				err := firstboot.Boot(t.Context(), m.Host, at)
+				stop()
+				if err != nil {
 					t.Fatal(err)
 				}
 				runners := gl.Runners()

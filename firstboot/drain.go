@@ -57,6 +57,10 @@ func resume(ctx context.Context, h *Host, p Platform) (*boot, error) {
 	}
 	b.id.InstanceID, b.spec.Name, b.spec.URL = j.InstanceID, j.Name, j.URL
 	b.gitlab = &gitlab{rt: h.HTTP, now: h.Now, base: gitlabBase(j.URL)}
+	b.secrets = plainSecrets(b.spec)
+	if _, _, err := b.findEntry(b.configFile()); err != nil { // for its token, which no message may show
+		b.logf("warning: %v", err)
+	}
 	if last, err := ReadStatus(h); err == nil {
 		b.report = last
 	}
@@ -75,12 +79,12 @@ func (b *boot) drain(ctx context.Context, limit time.Duration, n Notice) error {
 	}
 	defer unlock()
 	if !b.journal.Drained.IsZero() {
-		b.h.logf("drained already, at %s", b.journal.Drained.Format(time.RFC3339))
+		b.logf("drained already, at %s", b.journal.Drained.Format(time.RFC3339))
 		return complete(ctx, n)
 	}
 	b.report.State, b.report.Step, b.report.Error = runner.Draining, "", ""
 	b.tell()
-	b.h.logf("drain: no new jobs; running ones have %s", limit)
+	b.logf("drain: no new jobs; running ones have %s", limit)
 
 	ctx, cancel := context.WithTimeout(ctx, limit+abortGrace+unregisterTime+time.Minute) // nothing below lasts for ever
 	defer cancel()
@@ -107,7 +111,7 @@ func (b *boot) drain(ctx context.Context, limit time.Duration, n Notice) error {
 		b.warn("the drain's limit of %s was over: %d running jobs were interrupted", limit, interrupted)
 	}
 	if err != nil {
-		b.report.State, b.report.Step, b.report.Error = runner.Failed, "drain", b.redact(oneLine(err.Error()))
+		b.report.State, b.report.Step, b.report.Error = runner.Failed, "drain", b.line(err.Error())
 		err = fmt.Errorf("drain: %s", b.report.Error)
 	}
 	b.tell()
@@ -220,7 +224,7 @@ func (b *boot) heartbeats(ctx context.Context, beat func(context.Context) error)
 		defer close(done)
 		for {
 			if err := beat(ctx); err != nil && ctx.Err() == nil {
-				b.h.logf("heartbeat: %v", err)
+				b.logf("heartbeat: %v", err)
 			}
 			if sleep(ctx, heartbeatEvery) != nil {
 				return

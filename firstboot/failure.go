@@ -64,7 +64,7 @@ func (b *boot) retry(ctx context.Context, what string, f func(context.Context) e
 		}
 		if err.Error() != told {
 			told = err.Error()
-			b.h.logf("%s: %s; trying again", what, told)
+			b.logf("%s: %s; trying again", what, told)
 			b.waiting(told)
 		}
 		if sleep(ctx, wait) != nil {

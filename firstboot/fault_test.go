@@ -134,6 +134,13 @@ var faults = []struct {
 	{name: "410", within: 5 * time.Second, want: "registration tokens are disabled there", given: func(w *world) {
 		w.gl.Inject(gitlabtest.Fault{Path: "/runners", Kind: gitlabtest.Status, Status: 410})
 	}},
+	{name: "the server quotes the token", within: 5 * time.Second, want: "mend the runner's settings", only: "api", given: func(w *world) {
+		w.gl.Inject(gitlabtest.Fault{Path: "/runners", Kind: gitlabtest.Status, Status: 400, Say: "what is " + canary + "?"})
+	}},
+	{name: "the server quotes the token and is retried", within: 9 * time.Second, given: func(w *world) {
+		w.spec = append(w.spec, "token: glrt-canarycanary")
+		w.gl.Inject(gitlabtest.Fault{Path: "/runners/verify", Count: 2, Kind: gitlabtest.Status, Status: 503, Say: "busy with glrt-canarycanary\nglrt-canarycanary"})
+	}},
 	{name: "422", within: 5 * time.Second, want: "check the token's kind", given: func(w *world) {
 		w.spec = append(w.spec, "token: glrt-canarycanary")
 		w.gl.Inject(gitlabtest.Fault{Path: "/runners/verify", Kind: gitlabtest.Status, Status: 422})
@@ -220,6 +227,8 @@ var faults = []struct {
 		put(w.t, w.Root, firstboot.JournalFile, `{"instance_id":"i-image","name":"`+w.name+`","url":"http://gitlab","description":"`+w.name+`","token_kind":"registration"}`)
 		put(w.t, w.Root, "/srv/dataops-runner-"+w.name+"/config/config.toml", foreign+"\n[[runners]]\n  name = \""+w.name+"\"\n  url = \"http://gitlab\"\n  token = \"theirs\"\n  executor = \"docker\"\n")
 		put(w.t, w.Root, "/srv/dataops-runner-"+w.name+"/config/.runner_system_id", "s_000000000000")
+		put(w.t, w.Root, "/secrets/vault.yml", "theirs: 1\n")
+		put(w.t, w.Root, "/secrets/vault.salt", "0123")
 	}, then: func(w *world) {
 		conf := get(w.t, w.Root, "/srv/dataops-runner-"+w.name+"/config/config.toml")
 		if strings.Count(conf, "[[runners]]") != 2 || strings.Contains(conf, "theirs") {
@@ -227,6 +236,26 @@ var faults = []struct {
 		}
 		if id := get(w.t, w.Root, "/srv/dataops-runner-"+w.name+"/config/.runner_system_id"); id == "s_000000000000" {
 			w.t.Error("the system id is the other machine's")
+		}
+		if got := get(w.t, w.Root, "/secrets/vault.yml") + get(w.t, w.Root, "/secrets/vault.salt"); got != "theirs: 1\n0123" { // data, whoever made it
+			w.t.Errorf("the vault is %q", got)
+		}
+	}},
+	{name: "a key of a newer version", within: time.Second, want: "bake the image anew", given: func(w *world) { w.spec = append(w.spec, "frobnicate: 1") }},
+	{name: "a secret that comes late", within: 6 * time.Second, given: func(w *world) {
+		w.spec = append(w.spec, "token: ssm:/token")
+		var asked atomic.Int32
+		w.at.secret = func() (string, error) {
+			if asked.Add(1) < 3 {
+				return "", errors.New("no route to host, says somebody with " + canary)
+			}
+			return canary + "\n", nil
+		}
+	}},
+	{name: "a secret that is refused", within: time.Second, want: "allow the role", given: func(w *world) {
+		w.spec = append(w.spec, "token: ssm:/token")
+		w.at.secret = func() (string, error) {
+			return "", &firstboot.Failure{Err: errors.New("AccessDenied"), Final: true, Hint: "allow the role"}
 		}
 	}},
 	{name: "no identity", within: time.Second, want: "a runner needs a token", given: func(w *world) { w.spec = append(w.spec, "token: ''") }},

@@ -50,7 +50,7 @@ func (b *boot) joinGroup(ctx context.Context) *group {
 		g.protector, _ = b.p.(Protector)
 	}
 	if (isTrue(b.spec.PublishLoad) && g.publisher == nil) || (isTrue(b.spec.ProtectBusy) && g.protector == nil) {
-		b.h.logf("warning: publish_load or protect_busy is set, and the platform %s has nothing of the kind", b.p.Name())
+		b.logf("warning: publish_load or protect_busy is set, and the platform %s has nothing of the kind", b.p.Name())
 	}
 	if g.publisher == nil && g.protector == nil {
 		return g
@@ -90,7 +90,7 @@ func (g *group) release(ctx context.Context) {
 		return
 	}
 	if err := g.protector.Protect(ctx, false); err != nil && !errors.Is(err, ErrNotInService) {
-		g.b.h.logf("end the scale-in protection: %v", err)
+		g.b.logf("end the scale-in protection: %v", err)
 	}
 }
 
@@ -106,12 +106,12 @@ func (g *group) handle(ctx context.Context, l Load) {
 	}
 	text := ""
 	if err := errors.Join(g.unprotected, g.unpublished); err != nil {
-		text = g.b.redact(oneLine(err.Error()))
+		text = g.b.line(err.Error())
 	}
 	if ctx.Err() == nil && text != g.trouble.Load() {
 		g.trouble.Store(text)
 		if text != "" {
-			g.b.h.logf("warning: %s%s", groupTrouble, text)
+			g.b.logf("warning: %s%s", groupTrouble, text)
 		}
 	}
 }

@@ -95,7 +95,7 @@ func (b *boot) startOver(ctx context.Context) error {
 		return err
 	}
 	if old != nil && old.InstanceID != b.id.InstanceID {
-		b.h.logf("the journal is that of %s: this machine is %s and starts over", old.InstanceID, b.id.InstanceID)
+		b.logf("the journal is that of %s: this machine is %s and starts over", old.InstanceID, b.id.InstanceID)
 		if err := b.disown(ctx, old); err != nil {
 			return fmt.Errorf("discard what belongs to %s: %w", old.InstanceID, err)
 		}

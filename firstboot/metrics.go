@@ -2,6 +2,7 @@ package firstboot
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -67,7 +68,7 @@ func (b *boot) metricsOf(c container) (string, error) {
 	var conf struct {
 		Listen string `toml:"listen_address"`
 	}
-	if err := toml.Unmarshal(doc, &conf); err != nil {
+	if err := toml.Unmarshal(bytes.TrimPrefix(doc, bom), &conf); err != nil {
 		return "", err
 	}
 	host, port, err := net.SplitHostPort(conf.Listen)

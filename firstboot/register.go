@@ -132,7 +132,7 @@ func (b *boot) warnOrphan() error {
 	}
 	text := fmt.Sprintf("a registration's answer was lost at %s: GitLab may hold a second runner %q that never contacts it; delete it in the group's settings",
 		b.h.Now().UTC().Format(time.RFC3339), b.desc)
-	b.h.logf("warning: %s", text)
+	b.logf("warning: %s", text)
 	return b.journal.warn(b.h, text)
 }
 

@@ -31,7 +31,7 @@ func (b *boot) tell() {
 	b.writeStatus()
 	line := b.report.ConsoleLine()
 	if _, err := b.h.Console.Write([]byte(line)); err != nil {
-		b.h.logf("the console takes no line: %v", err)
+		b.logf("the console takes no line: %v", err)
 	}
 	b.h.logf("%s", line[:len(line)-1])
 }
@@ -45,7 +45,7 @@ func (b *boot) writeStatus() {
 		err = writeVolatile(b.h.path(StatusFile), append(data, '\n'))
 	}
 	if err != nil {
-		b.h.logf("%s: %v", StatusFile, err)
+		b.logf("%s: %v", StatusFile, err)
 	}
 }
 

@@ -49,14 +49,20 @@ func (b *boot) readSpec(context.Context) error {
 	if bad := spec.ValidateIdentity(); len(bad) > 0 {
 		return fmt.Errorf("this machine cannot be a runner as it is told: %w", problems(bad))
 	}
-	for _, s := range spec.Secrets() {
-		if s.IsPlain() {
-			b.secrets = append(b.secrets, s.Reveal())
-		}
-	}
+	b.secrets = plainSecrets(spec)
 	b.desc, err = spec.Describe(runner.Facts{Name: spec.Name, InstanceID: b.id.InstanceID, Hostname: b.id.Hostname, Region: b.id.Region, Zone: b.id.Zone})
 	b.report.Description = b.desc
 	return err
+}
+
+// plainSecrets are the literals of a spec.
+func plainSecrets(spec runner.Spec) (list []string) {
+	for _, s := range spec.Secrets() {
+		if s.IsPlain() {
+			list = append(list, s.Reveal())
+		}
+	}
+	return list
 }
 
 func problems(list []runner.Finding) error {
@@ -76,7 +82,9 @@ func ReadSpec(h *Host, overlay map[string]string) (runner.Spec, []string, error)
 		if err != nil {
 			return spec, nil, err
 		}
-		if err := runner.Decode(&spec, data); err != nil {
+		if err := runner.Decode(&spec, data); errors.Is(err, runner.ErrUnknownKey) {
+			return spec, nil, final(fmt.Errorf("%s: %w", file, err), "mend it; or it was made for a newer dorunner-firstboot than this image's: bake the image anew")
+		} else if err != nil {
 			return spec, nil, fmt.Errorf("%s: %w", file, err)
 		}
 	}
@@ -108,8 +116,8 @@ func overlaySpec(spec *runner.Spec, overlay map[string]string) (warnings []strin
 			value = list
 		}
 		parts := strings.Split(key, ".")
-		for _, p := range slices.Backward(parts) {
-			value = &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{{Kind: yaml.ScalarNode, Value: p}, value}}
+		for _, p := range slices.Backward(parts) { // a tag's key may be anything: it is text, not YAML
+			value = &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{{Kind: yaml.ScalarNode, Tag: "!!str", Value: p}, value}}
 		}
 		data, err := yaml.Marshal(value)
 		if err != nil {
@@ -117,7 +125,7 @@ func overlaySpec(spec *runner.Spec, overlay map[string]string) (warnings []strin
 		}
 		switch err := runner.Decode(spec, data); {
 		case err == nil:
-		case strings.Contains(err.Error(), "not found in type"):
+		case errors.Is(err, runner.ErrUnknownKey):
 			warnings = append(warnings, fmt.Sprintf("metadata key %q is none of a runner's: ignored", key))
 		default:
 			return warnings, fmt.Errorf("metadata %s: %w", key, err)
@@ -143,8 +151,11 @@ func (b *boot) secret(ctx context.Context, name string, s runner.Secret) (string
 			return "", final(fmt.Errorf("%s: there are no systemd credentials (credential:%s)", name, s.Ref()), "add LoadCredential= to dorunner-firstboot.service")
 		}
 		value, err = b.secretFile(filepath.Join(dir, filepath.Base(s.Ref())))
-	default:
-		value, err = b.p.Secret(ctx, s)
+	default: // the network, the clock or the permission may come late: what is not refused is asked again
+		err = b.retry(ctx, "read "+s.String(), func(ctx context.Context) error {
+			value, err = b.p.Secret(ctx, s)
+			return err
+		})
 	}
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", name, err)

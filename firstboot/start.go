@@ -91,7 +91,7 @@ func (b *boot) start(ctx context.Context) error {
 		}
 		return b.docker.start(ctx, name)
 	default:
-		b.h.logf("replacing the container %s: it was made from another spec, on another machine or by hand", name)
+		b.logf("replacing the container %s: it was made from another spec, on another machine or by hand", name)
 		if owner := c.Config.Labels[labelInstance]; c.State.Running && (owner == "" || owner == b.id.InstanceID) { // another machine's has no jobs here
 			if _, err := b.endContainer(ctx, name, time.Duration(b.spec.DrainTimeout), nil); err != nil {
 				return err
@@ -120,7 +120,7 @@ func (b *boot) createAndStart(ctx context.Context, name string, c containerConfi
 	}
 	if err := b.docker.start(ctx, name); err != nil {
 		if rerr := b.docker.remove(context.WithoutCancel(ctx), name); rerr != nil {
-			b.h.logf("%v", rerr)
+			b.logf("%v", rerr)
 		}
 		return fmt.Errorf("start container %s: %w", name, err)
 	}
@@ -128,7 +128,7 @@ func (b *boot) createAndStart(ctx context.Context, name string, c containerConfi
 }
 
 func (b *boot) pull(ctx context.Context, image string) error {
-	b.h.logf("image %s is not on this machine: pulling it", image)
+	b.logf("image %s is not on this machine: pulling it", image)
 	err := b.docker.pull(ctx, image)
 	if err == nil {
 		return nil

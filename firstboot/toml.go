@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -19,11 +18,15 @@ type runnerEntry struct {
 	Executor string `toml:"executor"`
 }
 
+// bom is what some editors begin a file with; gitlab-runner reads past it.
+var bom = []byte("\xef\xbb\xbf")
+
 // readEntries lists the runners of a config.toml.
 func readEntries(doc []byte) ([]runnerEntry, error) {
 	var c struct {
 		Runners []runnerEntry `toml:"runners"`
 	}
+	doc = bytes.TrimPrefix(doc, bom)
 	if err := toml.Unmarshal(doc, &c); err != nil {
 		return nil, err
 	}
@@ -41,6 +44,10 @@ type setting struct {
 // setTOML makes every setting hold, entry (counted from 0) being the [[runners]] meant. Whatever else the document
 // holds, comments included, stays byte for byte; applied twice it equals once.
 func setTOML(doc []byte, entry int, settings []setting) ([]byte, error) {
+	if rest, marked := bytes.CutPrefix(doc, bom); marked {
+		rest, err := setTOML(rest, entry, settings)
+		return slices.Concat(bom, rest), err
+	}
 	for _, s := range settings {
 		next, err := setOne(doc, entry, s)
 		if err != nil {
@@ -67,6 +74,8 @@ type placed struct {
 	entry      int
 	start, end int // of the expression for a key; of the table's contents for a header (its lines up to the next header)
 	array      bool
+	depth      int  // how much of a key's path its table's header says
+	inline     bool // the key stands within an inline table
 }
 
 // survey walks the document once.
@@ -92,7 +101,7 @@ func survey(doc []byte) (layout, error) {
 			l.tables[len(l.tables)-1].end = start
 			l.tables = append(l.tables, t)
 		case unstable.KeyValue:
-			l.key(n, l.tables[len(l.tables)-1])
+			l.key(n, l.tables[len(l.tables)-1], false)
 		}
 	}
 	l.tables[len(l.tables)-1].end = len(doc)
@@ -100,13 +109,13 @@ func survey(doc []byte) (layout, error) {
 }
 
 // key notes a key and, where its value is an inline table, the keys in it.
-func (l *layout) key(n *unstable.Node, in placed) {
+func (l *layout) key(n *unstable.Node, in placed, inline bool) {
 	key, _, _ := keyOf(n)
-	k := placed{path: slices.Concat(in.path, key), entry: in.entry, start: int(n.Raw.Offset), end: int(n.Raw.Offset + n.Raw.Length)}
+	k := placed{path: slices.Concat(in.path, key), entry: in.entry, start: int(n.Raw.Offset), end: int(n.Raw.Offset + n.Raw.Length), depth: len(in.path), inline: inline}
 	l.keys = append(l.keys, k)
 	if v := n.Value(); v.Kind == unstable.InlineTable {
 		for it := v.Children(); it.Next(); {
-			l.key(it.Node(), k)
+			l.key(it.Node(), k, true)
 		}
 	}
 }
@@ -157,6 +166,9 @@ func setOne(doc []byte, entry int, s setting) ([]byte, error) {
 			return insert(doc, t, l, line), nil
 		}
 	}
+	if next := setOtherwise(doc, entry, s, l); next != nil {
+		return next, nil
+	}
 	// The table is missing: it goes behind the last one of its entry.
 	at := -1
 	for _, t := range l.tables {
@@ -168,6 +180,31 @@ func setOne(doc []byte, entry int, s setting) ([]byte, error) {
 		return nil, fmt.Errorf("there is no [[runners]] entry number %d", entry+1)
 	}
 	return splice(doc, at, at, newline(doc, at)+"  ["+strings.Join(table, ".")+"]\n    "+line), nil
+}
+
+// setOtherwise adds a key to a table that is written inline or by dotted keys; nil when it is neither.
+func setOtherwise(doc []byte, entry int, s setting, l layout) []byte {
+	table := s.path[:len(s.path)-1]
+	for _, k := range slices.Backward(l.keys) {
+		if k.entry != entry || len(k.path) < len(table) || !slices.Equal(k.path[:len(table)], table) || k.depth >= len(table) {
+			continue
+		}
+		switch {
+		case len(k.path) == len(table) && doc[k.end-1] == '}':
+			text := s.path[len(table)] + " = " + s.value + " "
+			inside := bytes.TrimRight(doc[k.start:k.end-1], " \t")
+			if inside[len(inside)-1] != '{' {
+				text = ", " + text
+			} else {
+				text = " " + text
+			}
+			return splice(doc, k.start+len(inside), k.end-1, text)
+		case len(k.path) > len(table) && !k.inline:
+			begin, at := bytes.LastIndexByte(doc[:k.start], '\n')+1, lineEnd(doc, k.end)
+			return splice(doc, at, at, newline(doc, at)+string(doc[begin:k.start])+strings.Join(s.path[k.depth:], ".")+" = "+s.value+"\n")
+		}
+	}
+	return nil
 }
 
 // assignment keeps how the key is written, up to its equals sign.
@@ -210,6 +247,10 @@ func splice(doc []byte, from, to int, text string) []byte {
 
 // cutEntry takes the [[runners]] entry (counted from 0) out of the document, with its sub-tables, and gives both.
 func cutEntry(doc []byte, entry int) (rest, cut []byte, err error) {
+	if after, marked := bytes.CutPrefix(doc, bom); marked {
+		rest, cut, err = cutEntry(after, entry)
+		return slices.Concat(bom, rest), cut, err
+	}
 	l, err := survey(doc)
 	if err != nil {
 		return nil, nil, err
@@ -237,9 +278,24 @@ func appendEntry(doc, entry []byte) []byte {
 	return slices.Concat(doc, []byte(newline(doc, len(doc))+"\n"), bytes.TrimLeft(entry, "\n"))
 }
 
-// Values as TOML writes them. Go's quoting differs from TOML's in escapes that no path, name or image holds; the
-// parse at the end of setTOML would tell.
-func tomlString(s string) string { return strconv.Quote(s) }
+// tomlString quotes as TOML does, whose escapes are fewer than Go's.
+func tomlString(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range strings.ToValidUTF8(s, "\uFFFD") {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r < ' ' || r == 0x7f:
+			fmt.Fprintf(&b, `\u%04X`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
 
 func tomlStrings(list []string) string {
 	quoted := make([]string, len(list))

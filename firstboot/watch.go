@@ -111,7 +111,7 @@ func (w *watcher) look(ctx context.Context) (drained bool) {
 	was := w.report
 	w.report.State, w.report.Step, w.report.Error, w.report.Elsewhere = runner.Online, "", "", false
 	if err != nil {
-		w.report.State, w.report.Step, w.report.Error = runner.Failed, "watch", w.redact(oneLine(err.Error()))
+		w.report.State, w.report.Step, w.report.Error = runner.Failed, "watch", w.line(err.Error())
 		_, w.report.Elsewhere = errors.AsType[elsewhere](err)
 	} else {
 		w.group.tell(Load{Jobs: w.report.Jobs, Slots: w.spec.Concurrent})

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/pelletier/go-toml/v2"
 
 	"github.com/dorunner/dorunner-bake/firstboot/runner"
 )
@@ -118,6 +119,25 @@ func TestOverlay(t *testing.T) {
 	}
 	if _, err := overlaySpec(&spec, map[string]string{"concurrent": "many"}); err == nil || !strings.Contains(err.Error(), "concurrent") {
 		t.Errorf("a word for a number: %v", err)
+	}
+}
+
+// Tags may be anything: what they cannot mean is a warning or an error that names them, and never more.
+func TestHostileTags(t *testing.T) {
+	for key, want := range map[string]string{"<<": "<<", "": `""`, "a: b\nname": "a: b", "*x": "*x", "token: x": "token: x", "vault.path.deeper": "vault.path.deeper", "vault": "vault", "&a": "&a", "a.b.c.d.e.f": "a.b.c"} {
+		spec := runner.Default()
+		spec.Name = "mine"
+		warnings, err := overlaySpec(&spec, map[string]string{key: "{{x: [*y, !!binary"})
+		if said := fmt.Sprint(warnings, err); !strings.Contains(strings.ReplaceAll(said, "\\n", "\n"), want) || spec.Name != "mine" {
+			t.Errorf("%q: %s, and the name is %s", key, said, spec.Name)
+		}
+	}
+	spec := runner.Default()
+	if _, err := overlaySpec(&spec, map[string]string{"description": "a\n\x00\x7f\v\"\\b"}); err == nil {
+		var back struct{ V string }
+		if err := toml.Unmarshal([]byte("v = "+tomlString(spec.Description)), &back); err != nil || back.V != spec.Description {
+			t.Errorf("%q became %q: %v", spec.Description, back.V, err)
+		}
 	}
 }
 

@@ -2,18 +2,13 @@ package ec2_test
 
 import (
 	"context"
-	"errors"
-	"net"
-	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/dorunner/dorunner-bake/firstboot/ec2"
+	"github.com/dorunner/dorunner-bake/firstboot/ec2/ec2test"
 )
 
 // An outside judge of what metadata looks like: AWS's own mock, over the wire, with IMDSv2 only.
@@ -21,39 +16,9 @@ func TestAgainstMetadataMock(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds ec2-metadata-mock")
 	}
-	mock := filepath.Join(t.TempDir(), "ec2-metadata-mock")
-	build := exec.Command("go", "build", "-o", mock, "github.com/aws/amazon-ec2-metadata-mock/cmd/ec2-metadata-mock")
-	build.Dir = "testdata/mock"
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the mock: %v\n%s", err, out)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	_, port, err := net.SplitHostPort(address)
-	if err := errors.Join(err, l.Close()); err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	run := exec.CommandContext(ctx, mock, "--imdsv2", "--hostname", "127.0.0.1", "--port", port)
-	run.Env = append(os.Environ(), "HOME="+t.TempDir())
-	if err := run.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		cancel()
-		_ = run.Wait() // killed
-	}()
-
-	p := ec2.New(ec2.Options{Metadata: &http.Transport{DialContext: func(ctx context.Context, network, to string) (net.Conn, error) {
-		if to != "169.254.169.254:80" {
-			return nil, errors.New("no route to host")
-		}
-		return (&net.Dialer{}).DialContext(ctx, network, address)
-	}}})
+	p := ec2.New(ec2.Options{Metadata: ec2test.Mock(t, "", nil)})
 	id, err := p.Identity(ctx) // retries until the mock listens
 	if err != nil || !strings.HasPrefix(id.InstanceID, "i-") || id.Region == "" || !strings.HasPrefix(id.Zone, id.Region) || id.Hostname == "" {
 		t.Fatalf("%+v %v", id, err)

@@ -1,6 +1,7 @@
 package gitlabtest
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/http"
@@ -35,6 +36,7 @@ type Fault struct {
 	Count  int    // how many fail; 0 is for ever
 	Kind   FaultKind
 	Status int           // for Status
+	Say    string        // for Status: the message; GitLab's own when empty
 	Retry  time.Duration // for Status: sent as Retry-After, in whole seconds; 0 for none
 	Delay  time.Duration // for Slow
 
@@ -81,7 +83,7 @@ func (s *Server) fault(c *call) *Fault {
 func (f *Fault) before(ctx context.Context) (instead *answer, goOn bool) {
 	switch f.Kind {
 	case Status:
-		a := failure(f.Status, strconv.Itoa(f.Status)+" "+http.StatusText(f.Status))
+		a := failure(f.Status, cmp.Or(f.Say, strconv.Itoa(f.Status)+" "+http.StatusText(f.Status)))
 		if f.Retry > 0 {
 			a.header = map[string]string{"Retry-After": strconv.Itoa(int((f.Retry + time.Second - 1) / time.Second))}
 		}

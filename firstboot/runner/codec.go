@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"time"
 
 	"gopkg.in/yaml.v3"
@@ -65,13 +66,35 @@ func Decode(s *Spec, data []byte) error {
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
-		return err
+		return unknownKeys(err)
 	}
 	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return errors.New("a second YAML document follows the spec: keep one")
 	}
 	*s = next
 	return nil
+}
+
+// ErrUnknownKey is behind an error of Decode about a key that a spec does not have.
+var ErrUnknownKey = errors.New("unknown key")
+
+var unknownField = regexp.MustCompile(`field (.*) not found in type runner\.\w+`)
+
+// unknownKeys words the decoder's errors for who does not know Go's types.
+func unknownKeys(err error) error {
+	var list *yaml.TypeError
+	if !errors.As(err, &list) {
+		return err
+	}
+	errs := make([]error, len(list.Errors))
+	for i, text := range list.Errors {
+		if m := unknownField.FindStringSubmatchIndex(text); m != nil {
+			errs[i] = fmt.Errorf("%s%w %q", text[:m[0]], ErrUnknownKey, text[m[2]:m[3]])
+		} else {
+			errs[i] = errors.New(text)
+		}
+	}
+	return fmt.Errorf("yaml: %w", errors.Join(errs...))
 }
 
 // Secrets lists every secret field that is set, by its path.
