@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -21,6 +23,7 @@ type journal struct {
 	Kind tokenKind `json:"token_kind,omitempty"`
 	// Registering stands while a registration is under way whose answer is not on disk yet.
 	Registering bool                 `json:"registering,omitempty"`
+	Lost        int                  `json:"lost,omitempty"`  // answers to registrations
 	Steps       map[string]time.Time `json:"steps,omitempty"` // when each was done; a step that held already is absent
 	Warnings    []string             `json:"warnings,omitempty"`
 	Failure     string               `json:"failure,omitempty"` // the last boot's, with its step
@@ -70,11 +73,22 @@ func (j *journal) outcome(h *Host, failure string) error {
 	return j.write(h)
 }
 
-// warn keeps a sentence for this boot's report and every later one.
-func (j *journal) warn(h *Host, text string) error {
+// lost counts an answer to a registration that was lost, and has this boot's report and every later one say so, in one
+// sentence however often it happened.
+func (j *journal) lost(h *Host, desc string) (string, error) {
+	j.Lost++
+	times, many := "", "a second runner"
+	if j.Lost > 1 {
+		times, many = fmt.Sprintf(" %d times, the last", j.Lost), fmt.Sprintf("up to %d more runners", j.Lost)
+	}
+	text := fmt.Sprintf("%s%s at %s: GitLab may hold %s %q that never contacted it; delete such in the group's settings",
+		lostAnswer, times, h.Now().UTC().Format(time.RFC3339), many, desc)
+	j.Warnings = slices.DeleteFunc(j.Warnings, func(w string) bool { return strings.HasPrefix(w, lostAnswer) })
 	j.Warnings = append(j.Warnings, text)
-	return j.write(h)
+	return text, j.write(h)
 }
+
+const lostAnswer = "a registration's answer was lost"
 
 // journalIsOurs loads the journal.
 func (b *boot) journalIsOurs(context.Context) (bool, error) {

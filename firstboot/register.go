@@ -130,10 +130,9 @@ func (b *boot) warnOrphan() error {
 	if b.journal.Kind != registrationToken {
 		return nil
 	}
-	text := fmt.Sprintf("a registration's answer was lost at %s: GitLab may hold a second runner %q that never contacts it; delete it in the group's settings",
-		b.h.Now().UTC().Format(time.RFC3339), b.desc)
+	text, err := b.journal.lost(b.h, b.desc)
 	b.logf("warning: %s", text)
-	return b.journal.warn(b.h, text)
+	return err
 }
 
 // registerByAPI asks GitLab itself and writes the entry that gitlab-runner would write.

@@ -2,6 +2,7 @@ package azure
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -92,7 +93,10 @@ func secretFailure(ref runner.Secret, err error) error {
 	f := &firstboot.Failure{Err: fmt.Errorf("%s: %w", ref, err)}
 	var denied *azidentity.AuthenticationFailedError
 	var resp *azcore.ResponseError
+	var certificate x509.CertificateInvalidError
 	switch {
+	case errors.As(err, &certificate) && certificate.Reason == x509.Expired:
+		f.Hint = "is this machine's clock right? check its time synchronization (timedatectl)"
 	case errors.As(err, &resp) && resp.StatusCode == http.StatusNotFound:
 		f.Err, f.Final, f.Hint = fmt.Errorf("%s: there is no such secret (%s)", ref, resp.ErrorCode), true, "create it, or mend the reference"
 	case errors.As(err, &resp) && (resp.StatusCode == http.StatusForbidden || resp.StatusCode == http.StatusUnauthorized):

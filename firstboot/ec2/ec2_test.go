@@ -145,6 +145,7 @@ func TestSecret(t *testing.T) {
 	}{
 		{name: "parameter", ref: "ssm:/dorunner/token", want: "glrt-1"},
 		{name: "parameter, throttled", ref: "ssm:/dorunner/token", spoil: func(c *ec2test.Cloud) { c.Throttled = 3 }, want: "glrt-1"},
+		{name: "parameter, clock off by a year", ref: "ssm:/dorunner/token", spoil: func(c *ec2test.Cloud) { c.Skewed = 99 }, err: "timedatectl"},
 		{name: "missing parameter", ref: "ssm:/nothing", err: "no such secret in this region", final: true},
 		{name: "denied parameter", ref: "ssm:/dorunner/token", spoil: func(c *ec2test.Cloud) { c.Denied = true }, err: "ssm:GetParameter", final: true},
 		{name: "secret", ref: "secretsmanager:dorunner", want: `{"token":"glrt-2","n":1}`},

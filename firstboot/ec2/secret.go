@@ -2,6 +2,7 @@ package ec2
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -79,12 +80,18 @@ func (p *Platform) managed(ctx context.Context, m machine, name string) (string,
 // permissions is what the role needs for each kind of reference.
 var permissions = map[string]string{"ssm": "ssm:GetParameter", "secretsmanager": "secretsmanager:GetSecretValue"}
 
+// clockHint belongs to failures that pass once the time is set.
+const clockHint = "is this machine's clock right? check its time synchronization (timedatectl)"
+
 // secretFailure says what to do; the SDK has retried what can be retried.
 func secretFailure(ref runner.Secret, err error) error {
 	f := &firstboot.Failure{Err: fmt.Errorf("%s: %w", ref, err)}
 	var known *firstboot.Failure
 	var api smithy.APIError
+	var certificate x509.CertificateInvalidError
 	switch {
+	case errors.As(err, &certificate) && certificate.Reason == x509.Expired:
+		f.Hint = clockHint
 	case errors.As(err, &known):
 		f.Final, f.Hint = known.Final, known.Hint
 		f.Err = fmt.Errorf("%s: %w", ref, known.Err)
@@ -94,6 +101,8 @@ func secretFailure(ref runner.Secret, err error) error {
 	case strings.HasPrefix(api.ErrorCode(), "AccessDenied"):
 		f.Err, f.Final = fmt.Errorf("%s: %s", ref, api.ErrorMessage()), true
 		f.Hint = "allow the instance's role " + permissions[ref.Scheme()] + " on it, and kms:Decrypt on its key"
+	case strings.HasPrefix(api.ErrorCode(), "InvalidSignature"), strings.HasPrefix(api.ErrorCode(), "RequestTime"), strings.HasPrefix(api.ErrorCode(), "RequestExpired"):
+		f.Err, f.Hint = fmt.Errorf("%s: %s", ref, api.ErrorMessage()), clockHint
 	case strings.HasPrefix(api.ErrorCode(), "Validation"), strings.HasPrefix(api.ErrorCode(), "InvalidParameter"), strings.HasPrefix(api.ErrorCode(), "InvalidKeyId"):
 		f.Err, f.Final, f.Hint = fmt.Errorf("%s: %s", ref, api.ErrorMessage()), true, "mend the reference"
 	}

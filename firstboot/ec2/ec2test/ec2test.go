@@ -32,6 +32,7 @@ type Cloud struct {
 	Secrets    map[string]string
 	Denied     bool     // the role may do nothing
 	Throttled  int      // answers of "too many" before the services work
+	Skewed     int      // answers of "signature expired" before the instance's clock is set
 	Hooks      []string // lifecycle actions that wait
 	Hosts      []string // where the services were asked
 	OutOfGroup bool     // the group does not count on the instance, yet or any more
@@ -184,6 +185,10 @@ func (a api) RoundTrip(r *http.Request) (*http.Response, error) {
 		resp := Answer(r, status, fmt.Sprintf(`{"__type":%q,"message":%q}`, code, message))
 		resp.Header.Set("X-Amzn-ErrorType", code)
 		return resp, nil
+	}
+	if c.Skewed > 0 {
+		c.Skewed--
+		return fail(400, "InvalidSignatureException", "Signature expired: 20251126T040000Z is now earlier than 20261126T035500Z")
 	}
 	if c.Throttled > 0 {
 		c.Throttled--
