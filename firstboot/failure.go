@@ -57,6 +57,9 @@ func (b *boot) retry(ctx context.Context, what string, f func(context.Context) e
 			return fmt.Errorf("%s: gave up after %d attempts: %w", what, n+1, err)
 		}
 		ceiling := min(lastWait, firstWait<<min(n, 10))
+		if errors.Is(err, errDockerAway) { // this machine's own: nobody suffers when it is asked often
+			ceiling = firstWait
+		}
 		wait := time.Duration(rand.Int64N(int64(ceiling))) //nolint:gosec // spreads load, guards nothing
 		var failure *Failure
 		if errors.As(err, &failure) && failure.Wait > 0 {
