@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -226,14 +227,17 @@ func (b *boot) logf(format string, args ...any) { b.h.logf("%s", b.line(fmt.Spri
 // line is a text in one line without secrets, one of several lines included.
 func (b *boot) line(text string) string { return b.redact(oneLine(b.redact(text))) }
 
-// redact takes every secret that was resolved out of a text.
+// tokenForm is how GitLab's tokens look: one that we never resolved is a secret too.
+var tokenForm = regexp.MustCompile(`\b(glrt-|glrtr-|GR1348941)[0-9A-Za-z_.=-]{8,}`)
+
+// redact takes every secret that was resolved out of a text, and what looks like one.
 func (b *boot) redact(text string) string {
 	for _, s := range b.secrets {
 		if len(s) > 3 {
 			text = strings.ReplaceAll(text, s, runner.Redacted)
 		}
 	}
-	return text
+	return tokenForm.ReplaceAllString(text, runner.Redacted)
 }
 
 func oneLine(s string) string {
