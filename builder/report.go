@@ -16,6 +16,17 @@ type report struct {
 	Date     string
 	Took     string
 	Steps    []bar
+	Ticks    []tick
+	Heaviest int64 // bytes of the largest container image
+	Regions  bool  // the images are in regions of a cloud
+	Disk     int64 // bytes of the root disk, 0 where nobody said
+	Used     float64
+}
+
+// tick is a mark on the timeline's axis, in percent of the whole.
+type tick struct {
+	At   float64
+	Text string
 }
 
 // bar is a step on the timeline, in percent of the whole.
@@ -31,13 +42,22 @@ func renderReport(m *Manifest) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := template.New("report.html").Funcs(template.FuncMap{"size": inBytes}).Parse(string(text))
+	t, err := template.New("report.html").Funcs(template.FuncMap{"size": inBytes, "percent": percent}).Parse(string(text))
 	if err != nil {
 		return nil, fmt.Errorf("report: %w", err)
 	}
 	r := report{
 		Manifest: m, Date: m.Started.UTC().Format("2 January 2006, 15:04 UTC"),
-		Took: seconds(m.Finished.Sub(m.Started)), Steps: timeline(m.Steps),
+		Took: seconds(m.Finished.Sub(m.Started)), Steps: timeline(m.Steps), Ticks: ticks(m.Steps), Disk: m.Sizes["disk"],
+	}
+	if r.Disk > 0 {
+		r.Used = float64(m.Sizes["root_used"]) / float64(r.Disk) * 100
+	}
+	for _, c := range m.Containers {
+		r.Heaviest = max(r.Heaviest, c.Size)
+	}
+	for _, i := range m.Artifact.Images {
+		r.Regions = r.Regions || i.Region != ""
 	}
 	var b bytes.Buffer
 	if err := t.Execute(&b, r); err != nil {
@@ -74,6 +94,34 @@ func timeline(steps []ManifestStep) []bar {
 		at += s.Seconds
 	}
 	return append(out, parts...)
+}
+
+// ticks divide the timeline's axis at round times.
+func ticks(steps []ManifestStep) []tick {
+	var total float64
+	for _, s := range steps {
+		if !strings.Contains(s.Name, "/") {
+			total += s.Seconds
+		}
+	}
+	for _, every := range []float64{1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600} {
+		if n := total / every; n >= 1 && n <= 6 {
+			var out []tick
+			for at := 0.0; at <= total; at += every {
+				out = append(out, tick{at / total * 100, time.Duration(at * float64(time.Second)).String()})
+			}
+			return out
+		}
+	}
+	return nil
+}
+
+// percent is a part of a whole, for the width of a bar.
+func percent(part, whole int64) float64 {
+	if whole <= 0 {
+		return 0
+	}
+	return float64(part) / float64(whole) * 100
 }
 
 func inBytes(n int64) string {

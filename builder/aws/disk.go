@@ -79,8 +79,8 @@ func (c *Cloud) BakedElsewhere() (*builder.Manifest, bool) {
 // checkDisk is the part of the preflight that a disk needs.
 func (c *Cloud) checkDisk(ctx context.Context, env *builder.Env) error {
 	c.root = rootDevice
-	if key := env.Plan.Spec.AWS.KMSKey; key != "" && !strings.Contains(key, ":key/") {
-		return fmt.Errorf("the EBS direct APIs take a key by its ARN only, not as %s: write aws.kms_key as arn:aws:kms:%s:ACCOUNT:key/ID", key, c.region)
+	if key := KeyIn(c.region, env.Plan.Spec.AWS.KMSKey); key != "" && !strings.Contains(key, ":key/") {
+		return fmt.Errorf("the EBS direct APIs take a key by its ARN only, not as %s: write aws.kms_key as arn:aws:kms:%s:ACCOUNT:key/ID (and after a comma the alias that other regions have)", key, c.region)
 	}
 	raw, err := c.rawDisk(ctx, env)
 	if err != nil {

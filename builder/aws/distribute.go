@@ -126,7 +126,7 @@ func (c *Cloud) copyOnce(ctx context.Context, env *builder.Env, region, source s
 	call, cancel := creating(ctx)
 	defer cancel()
 	in := &ec2.CopyImageInput{SourceImageId: &source, SourceRegion: &c.region, Name: &c.name, Description: sdk.String(description(env)),
-		Encrypted: sdk.Bool(true), KmsKeyId: orNil(keyIn(region, env.Plan.Spec.AWS.KMSKey)), ClientToken: sdk.String(fmt.Sprintf("%s/%d", env.BakeID, try)),
+		Encrypted: sdk.Bool(true), KmsKeyId: orNil(KeyIn(region, env.Plan.Spec.AWS.KMSKey)), ClientToken: sdk.String(fmt.Sprintf("%s/%d", env.BakeID, try)),
 		TagSpecifications: tagSpecs(c.imageTags(env), types.ResourceTypeImage, types.ResourceTypeSnapshot)}
 	var id string
 	fewer := false

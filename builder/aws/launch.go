@@ -174,7 +174,7 @@ func (c *Cloud) runTagged(ctx context.Context, env *builder.Env, p place, spot, 
 		MetadataOptions: &types.InstanceMetadataOptionsRequest{HttpTokens: types.HttpTokensStateRequired, HttpPutResponseHopLimit: sdk.Int32(1),
 			HttpEndpoint: types.InstanceMetadataEndpointStateEnabled, InstanceMetadataTags: types.InstanceMetadataTagsStateEnabled},
 		BlockDeviceMappings: []types.BlockDeviceMapping{{DeviceName: &c.root, Ebs: &types.EbsBlockDevice{VolumeType: types.VolumeTypeGp3,
-			VolumeSize: sdk.Int32(int32(env.Plan.Spec.Image.DiskGB)), Encrypted: sdk.Bool(true), KmsKeyId: orNil(keyIn(c.region, a.KMSKey)), DeleteOnTermination: sdk.Bool(true)}}},
+			VolumeSize: sdk.Int32(int32(env.Plan.Spec.Image.DiskGB)), Encrypted: sdk.Bool(true), KmsKeyId: orNil(KeyIn(c.region, a.KMSKey)), DeleteOnTermination: sdk.Bool(true)}}},
 		NetworkInterfaces: []types.InstanceNetworkInterfaceSpecification{{DeviceIndex: sdk.Int32(0), SubnetId: &p.subnet,
 			AssociatePublicIpAddress: sdk.Bool(!a.PrivateIP), DeleteOnTermination: sdk.Bool(true)}},
 		TagSpecifications: tagSpecs(c.tags(env), kinds...),
@@ -223,13 +223,24 @@ var burstable = regexp.MustCompile(`^t[0-9]`)
 // Burstable says that a machine type has CPU credits; they are unlimited here, or a bake would crawl once they are spent.
 func Burstable(size string) bool { return burstable.MatchString(size) }
 
-// keyIn is a key as a region knows it: the replica of a multi-region key has the region in its ARN.
-func keyIn(region, key string) string {
-	parts := strings.Split(key, ":")
-	if len(parts) == 6 && strings.HasPrefix(parts[5], "key/mrk-") {
-		parts[3] = region
+// KeyIn is the key that a region has, of one that may have several with commas between: an ARN of that region, a multi-region
+// key, an alias; "" when it has none of them.
+func KeyIn(region, keys string) string {
+	other := ""
+	for k := range strings.SplitSeq(keys, ",") {
+		k = strings.TrimSpace(k)
+		parts := strings.Split(k, ":")
+		switch {
+		case len(parts) == 6 && parts[3] == region:
+			return k
+		case len(parts) == 6 && strings.HasPrefix(parts[5], "key/mrk-"): // its replica has the region in its ARN
+			parts[3] = region
+			other = strings.Join(parts, ":")
+		case len(parts) != 6 && other == "":
+			other = k
+		}
 	}
-	return strings.Join(parts, ":")
+	return other
 }
 
 func orNil(s string) *string {

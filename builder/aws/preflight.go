@@ -53,7 +53,7 @@ func (c *Cloud) Preflight(ctx context.Context, env *builder.Env) error {
 		return explain(c.region, err)
 	}
 	a := env.Plan.Spec.AWS
-	checks := []func(context.Context, *builder.Env) error{c.findBase}
+	checks := []func(context.Context, *builder.Env) error{c.findBase, c.checkKeys}
 	if c.disk == nil {
 		checks = append(checks, c.findPlaces)
 	}
@@ -348,8 +348,21 @@ func (c *Cloud) checkRegions(ctx context.Context, env *builder.Env) error {
 		if out != nil && !slices.ContainsFunc(out.Regions, func(have types.Region) bool { return sdk.ToString(have.RegionName) == r }) {
 			errs = append(errs, fmt.Errorf("region %s of aws.copy_to does not exist or is not enabled: enable it in the account's settings, or remove it", r))
 		}
-		if a.KMSKey != "" && r != c.region && !strings.HasPrefix(a.KMSKey, "alias/") && !strings.Contains(a.KMSKey, "mrk-") {
-			errs = append(errs, fmt.Errorf("key %s exists in one region only, and the copy in %s needs one too: name it by an alias that every region has (alias/NAME), or use a multi-region key", a.KMSKey, r))
+	}
+	return errors.Join(errs...)
+}
+
+// checkKeys checks that every region has a key of its own; without one the account's would be taken silently.
+func (c *Cloud) checkKeys(_ context.Context, env *builder.Env) error {
+	keys := env.Plan.Spec.AWS.KMSKey
+	if keys == "" {
+		return nil
+	}
+	var errs []error
+	for i, r := range append([]string{c.region}, copyRegions(c.region, env.Plan.Spec.AWS.CopyTo)...) {
+		key := KeyIn(r, keys)
+		if key == "" || i > 0 && !strings.HasPrefix(key, "alias/") && !strings.HasPrefix(key, "arn:") {
+			errs = append(errs, fmt.Errorf("key %s exists in one region only, and the image in %s needs one too: add its ARN there after a comma, name an alias that every region has (alias/NAME), or use a multi-region key", keys, r))
 		}
 	}
 	return errors.Join(errs...)

@@ -33,6 +33,8 @@ func TestTrouble(t *testing.T) {
 		{"test boot fails, kept", images.AWS{TestBoot: true, KeepFailed: true}, awstest.Options{Machines: failing{}}, []string{"its self test failed", "is kept for you to look at"}, 1},
 		{"private subnet", images.AWS{Subnet: "subnet-0aaaaaaaaaaaaaaaa", PrivateIP: true}, awstest.Options{}, []string{"has no route out (0.0.0.0/0)"}, 0},
 		{"a key of one region", images.AWS{CopyTo: []string{"eu-west-1"}, KMSKey: "arn:aws:kms:us-east-1:123456789012:key/1"}, awstest.Options{}, []string{"exists in one region only", "alias/NAME"}, 0},
+		{"a key of another region", images.AWS{KMSKey: "arn:aws:kms:eu-west-1:123456789012:key/1"}, awstest.Options{}, []string{"the image in us-east-1 needs one"}, 0},
+		{"a key of each region", images.AWS{CopyTo: []string{"eu-west-1"}, KMSKey: "arn:aws:kms:us-east-1:123456789012:key/1, arn:aws:kms:eu-west-1:123456789012:key/2"}, awstest.Options{}, nil, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -101,7 +101,7 @@ func (c *Cloud) openUpload(ctx context.Context, env *builder.Env, client *ebs.Cl
 		parent = nil
 	}
 	if out == nil {
-		in.Encrypted, in.KmsKeyArn = sdk.Bool(true), orNil(keyIn(c.region, key))
+		in.Encrypted, in.KmsKeyArn = sdk.Bool(true), orNil(KeyIn(c.region, key))
 		if out, err = c.startSnapshot(ctx, client, in); err != nil {
 			return nil, err
 		}

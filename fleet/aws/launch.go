@@ -94,7 +94,7 @@ func run(ctx context.Context, house *aws.House, o LaunchOptions, image aws.Image
 	}
 	disk := &types.EbsBlockDevice{VolumeType: types.VolumeTypeGp3, VolumeSize: sdk.Int32(int32(o.DiskGB)), Encrypted: sdk.Bool(true), DeleteOnTermination: sdk.Bool(true)}
 	if o.KMSKey != "" {
-		disk.KmsKeyId = &o.KMSKey
+		disk.KmsKeyId = sdk.String(aws.KeyIn(o.Config.Region, o.KMSKey))
 	}
 	if o.VolumeRate > 0 {
 		disk.VolumeInitializationRate = sdk.Int32(int32(o.VolumeRate))

@@ -26,7 +26,7 @@ func (c *Group) content(image aws.Image) *types.RequestLaunchTemplateData {
 	disk := &types.LaunchTemplateEbsBlockDeviceRequest{VolumeType: types.VolumeTypeGp3, VolumeSize: sdk.Int32(int32(spec.Image.DiskGB)),
 		Encrypted: sdk.Bool(true), DeleteOnTermination: sdk.Bool(true)}
 	if spec.AWS.KMSKey != "" {
-		disk.KmsKeyId = &spec.AWS.KMSKey
+		disk.KmsKeyId = sdk.String(aws.KeyIn(c.region, spec.AWS.KMSKey))
 	}
 	if c.g.VolumeRate > 0 {
 		disk.VolumeInitializationRate = sdk.Int32(int32(c.g.VolumeRate))
