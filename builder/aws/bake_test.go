@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -275,7 +276,7 @@ func (w *world) emptyOrNamed(n int, r result) {
 		}
 	}
 	for _, l := range w.server.Left() {
-		if id := strings.Fields(l)[1]; !named[id] {
+		if !slices.ContainsFunc(idForm.FindAllString(l, -1), func(id string) bool { return named[id] }) { // a volume goes with its machine
 			w.t.Errorf("call %d: left behind without a word: %s\nerror: %v", n, l, r.err)
 		}
 	}
@@ -298,6 +299,7 @@ func TestInterference(t *testing.T) {
 		from  bool // every call from N on within a minute, not only N
 		stop  bool // cancel the bake at N
 		fine  bool // the bake must succeed
+		ends  bool // the credentials expire at N
 	}{
 		{name: "refused", react: awstest.Reaction{Error: denied}},
 		{name: "throttled", react: awstest.Reaction{Error: &awstest.Error{Status: 503, Code: "RequestLimitExceeded", Message: "Request limit exceeded."}}, fine: true},
@@ -305,6 +307,7 @@ func TestInterference(t *testing.T) {
 		{name: "network down for a minute", react: awstest.Reaction{Dead: true}, from: true},
 		{name: "answers lost for a minute", react: awstest.Reaction{Lose: true}, from: true},
 		{name: "cancelled", stop: true},
+		{name: "credentials expire", ends: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for n := 1; ; n += stride() {
@@ -322,6 +325,9 @@ func TestInterference(t *testing.T) {
 							reached, since = true, time.Now()
 							if tt.stop {
 								cancel()
+							}
+							if tt.ends {
+								w.server.Expire()
 							}
 							return tt.react
 						}

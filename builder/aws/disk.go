@@ -170,7 +170,7 @@ func (c *Cloud) awaitSnapshot(ctx context.Context, id string) error {
 		case types.SnapshotStateCompleted:
 			return true, nil
 		case types.SnapshotStateError:
-			return false, fmt.Errorf("snapshot %s failed: %s", id, sdk.ToString(s.StateMessage))
+			return false, fmt.Errorf("snapshot %s failed: %s; publish the disk again, and ask AWS support if it stays so", id, sdk.ToString(s.StateMessage))
 		}
 		return false, nil
 	})

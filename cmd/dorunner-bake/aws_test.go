@@ -84,6 +84,8 @@ func account(ts *testscript.TestScript, neg bool, args []string) {
 				o.ImageQuota = 1
 			case "vcpus":
 				o.VCPUs = 2
+			case "snapshot-error":
+				o.SnapshotError = value
 			case "copy-error":
 				o.CopyError = map[string]string{value: "the key is not usable"}
 			default:

@@ -227,6 +227,7 @@ func completeSnapshot(c *call) (any, *Error) {
 		return nil, c.refuse("ValidationException", "the checksum of all blocks does not fit")
 	}
 	sn.blocks.sealed = true
+	sn.fail = c.s.o.SnapshotError
 	return map[string]string{"Status": "pending"}, nil
 }
 

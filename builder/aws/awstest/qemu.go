@@ -17,7 +17,7 @@ import (
 	"syscall"
 )
 
-// QEMU runs instances as virtual machines of this computer, emulated on one thread. Each has a loopback address of its own,
+// QEMU runs instances as virtual machines of this computer, emulated, of one processor. Each has a loopback address of its own,
 // 127.0.1.N, whose port 22 leads to its SSH (which takes root), instance metadata at 169.254.169.254 and EC2's mark in its
 // firmware's tables. It reaches this computer's loopback addresses as 169.254.0.2, and what this computer reaches. Close it.
 type QEMU struct {
@@ -86,7 +86,7 @@ func (q *QEMU) Start(m Machine) (string, error) {
 	hex := strings.TrimPrefix(m.ID, "i-")
 	hex = "ec2" + strings.Repeat("0", 29-len(hex)) + hex
 	uuid := strings.Join([]string{hex[:8], hex[8:12], hex[12:16], hex[16:20], hex[20:]}, "-")
-	e.cmd = exec.Command("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max",
+	e.cmd = exec.Command("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg", "-cpu", "max",
 		"-smp", "1", "-m", fmt.Sprintf("%dM", mib), "-display", "none", "-serial", "file:"+e.console, "-qmp", "stdio",
 		"-smbios", "type=0,vendor=Amazon EC2", "-smbios", "type=1,manufacturer=Amazon EC2,product="+m.Type+",serial="+uuid+",uuid="+uuid,
 		"-drive", "if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,detect-zeroes=unmap,file="+e.disk,

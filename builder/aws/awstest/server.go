@@ -48,7 +48,7 @@ type Options struct {
 	NoCapacity []string
 	// ImageQuota bounds the account's own images per region and VCPUs its running processors; 0 does not.
 	ImageQuota, VCPUs int
-	// SnapshotError fails the snapshot of every image made from an instance; CopyError fails copies into these regions.
+	// SnapshotError fails the snapshot of every image made from an instance, and every one that was uploaded; CopyError fails copies into these regions.
 	SnapshotError string
 	CopyError     map[string]string
 	// RefreshPatience is for how long an instance refresh goes on whose new machines do not come up; the documentation

@@ -323,7 +323,7 @@ func (s *Server) Left() []string {
 		}
 		for _, v := range r.volumes {
 			if i := r.instances[v.instance]; i == nil || i.terminating.IsZero() || !v.deleteOnTermination {
-				say(&v.meta, "volume")
+				say(&v.meta, "volume of "+v.instance)
 			}
 		}
 		for _, g := range r.groups {
