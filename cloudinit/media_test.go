@@ -317,9 +317,38 @@ func TestPayload(t *testing.T) {
 	}
 }
 
-// TestRemaster makes a small image with the boot layout of Ubuntu's installer (El Torito for BIOS and UEFI, the EFI
-// system partition appended and named in a GPT) and holds the boot records after against those before.
+// isohybrid is the code of a stick's first sector that isolinux brings.
+const isohybrid = "/usr/lib/ISOLINUX/isohdpfx.bin"
+
+// layouts are the boot layouts of Ubuntu's installers, as arguments of xorriso. Both boot by El Torito for BIOS and UEFI and
+// from a stick; 22.04 and later append the EFI system partition and name it in a GPT, 20.04 keeps it as a file.
+var layouts = map[string]func(mbr, efi string) []string{
+	"22.04": func(mbr, efi string) []string {
+		return []string{"--grub2-mbr", mbr, "-partition_offset", "16",
+			"--mbr-force-bootable", "-append_partition", "2", "28732ac11ff8d211ba4b00a0c93ec93b", efi, "-appended_part_as_gpt", "-iso_mbr_part_type", "a2a0d0ebe5b9334487c068b6b72699c7",
+			"-c", "boot.catalog", "-b", "boot/grub/i386-pc/eltorito.img", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", "--grub2-boot-info",
+			"-eltorito-alt-boot", "-e", "--interval:appended_partition_2:::", "-no-emul-boot"}
+	},
+	"20.04": func(_, _ string) []string {
+		return []string{"-isohybrid-mbr", isohybrid, "-c", "isolinux/boot.cat", "-b", "isolinux/isolinux.bin", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table",
+			"-eltorito-alt-boot", "-e", "boot/grub/efi.img", "-no-emul-boot", "-isohybrid-gpt-basdat"}
+	},
+}
+
+// TestRemaster makes small images with the boot layouts of Ubuntu's installers and holds the boot records after against
+// those before.
 func TestRemaster(t *testing.T) {
+	for name, layout := range layouts {
+		t.Run(name, func(t *testing.T) {
+			if _, err := os.Stat(isohybrid); err != nil && name == "20.04" {
+				t.Skip("isolinux is not installed")
+			}
+			remaster(t, layout)
+		})
+	}
+}
+
+func remaster(t *testing.T, layout func(mbr, efi string) []string) {
 	dir := t.TempDir()
 	tree := filepath.Join(dir, "tree")
 	put := func(name, text string) {
@@ -336,6 +365,10 @@ func TestRemaster(t *testing.T) {
 	put("casper/vmlinuz", "kernel")
 	put("md5sum.txt", "00000000000000000000000000000000  ./boot/grub/grub.cfg\n11111111111111111111111111111111  ./casper/vmlinuz\n")
 	put("boot/grub/i386-pc/eltorito.img", strings.Repeat("B", 4096))
+	isolinux := []byte(strings.Repeat("I", 4096))
+	copy(isolinux[64:], "\xfb\xc0\x78\x70") // by which xorriso knows isolinux
+	put("isolinux/isolinux.bin", string(isolinux))
+	put("boot/grub/efi.img", strings.Repeat("EFI system partition", 5000))
 	mbr, efi := filepath.Join(dir, "mbr"), filepath.Join(dir, "efi")
 	for name, text := range map[string]string{mbr: strings.Repeat("M", 432) + strings.Repeat("\x00", 80), efi: strings.Repeat("EFI system partition", 5000)} {
 		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
@@ -343,10 +376,7 @@ func TestRemaster(t *testing.T) {
 		}
 	}
 	in, out := filepath.Join(dir, "in.iso"), filepath.Join(dir, "out.iso")
-	tool(t, "xorriso", "-as", "mkisofs", "-quiet", "-V", "Ubuntu-Server", "-J", "-joliet-long", "-R", "-o", in, "--grub2-mbr", mbr, "-partition_offset", "16",
-		"--mbr-force-bootable", "-append_partition", "2", "28732ac11ff8d211ba4b00a0c93ec93b", efi, "-appended_part_as_gpt", "-iso_mbr_part_type", "a2a0d0ebe5b9334487c068b6b72699c7",
-		"-c", "boot.catalog", "-b", "boot/grub/i386-pc/eltorito.img", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", "--grub2-boot-info",
-		"-eltorito-alt-boot", "-e", "--interval:appended_partition_2:::", "-no-emul-boot", tree)
+	tool(t, "xorriso", append(append([]string{"-as", "mkisofs", "-quiet", "-V", "Ubuntu-Server", "-J", "-joliet-long", "-R", "-o", in}, layout(mbr, efi)...), tree)...)
 
 	seed, err := cloudinit.SeedFiles(cloudinit.Meta{InstanceID: "i"}, []byte("#cloud-config\nautoinstall: {version: 1}\n"), nil)
 	if err != nil {
@@ -355,6 +385,9 @@ func TestRemaster(t *testing.T) {
 	more := []iso9660.File{iso9660.Bytes("dorunner/install.sh", []byte("#!/bin/sh\n"), 0o555)}
 	if err := cloudinit.Remaster(context.Background(), in, out, seed, more); err != nil {
 		t.Fatal(err)
+	}
+	if i, err := os.Stat(out); err != nil || i.Mode().Perm() != 0o600 {
+		t.Errorf("others may read the image: %v, %v", i.Mode(), err)
 	}
 	// What firmware boots from is what it was; only block addresses may differ, and what fills the gap behind the second
 	// partition.

@@ -2,6 +2,7 @@ package lint_test
 
 import (
 	"encoding/json"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -45,6 +46,9 @@ func known(list map[string]string, name string) bool {
 
 // TestRealSchemaOnTheCorpus asks `cloud-init schema` about every plain #cloud-config of the corpus.
 func TestRealSchemaOnTheCorpus(t *testing.T) {
+	if os.Getenv("DORUNNER_CLOUD_INIT") != "" {
+		t.Skip("the exceptions are those of " + cloudinittest.Version)
+	}
 	var questions []cloudinittest.Question
 	var names []string
 	for _, file := range []string{"good.txtar", "broken.txtar"} {
