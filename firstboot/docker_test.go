@@ -180,12 +180,14 @@ func neverSeen(t *testing.T, name, token string) (stop func()) {
 // Both ways of registering with both kinds of token; then what GitLab, the disk and the daemon hold.
 func TestStraightPath(t *testing.T) {
 	needDocker(t)
+	// Tokens of this process alone: those of other tests may be anybody's arguments.
+	registration, authentication := fmt.Sprint(canary, os.Getpid()), fmt.Sprint("glrt-canarycanary", os.Getpid())
 	for _, mode := range []string{"container", "api"} {
-		for _, token := range []string{canary, "glrt-canarycanary"} {
+		for _, token := range []string{registration, authentication} {
 			t.Run(mode+"-"+token[:4], func(t *testing.T) {
 				t.Parallel()
-				gl := gitlabtest.New(gitlabtest.Options{RegistrationTokens: []string{canary}})
-				gl.AddRunner(gitlabtest.Runner{Token: "glrt-canarycanary", Tags: []string{"x"}})
+				gl := gitlabtest.New(gitlabtest.Options{RegistrationTokens: []string{registration}})
+				gl.AddRunner(gitlabtest.Runner{Token: authentication, Tags: []string{"x"}})
 				m := newMachine(t, "description: '{{.Name}}-{{.InstanceID}}'\nurl: "+listenForContainers(t, gl)+"/\ntoken: file:/run/secrets/token\nregister: "+mode+"\n")
 				put(t, m.Root, "/run/secrets/token", token+"\n")
 				at := where{id: firstboot.Identity{InstanceID: "i-1", Overlay: map[string]string{"tags": "overlaid"}}}
@@ -204,7 +206,7 @@ func TestStraightPath(t *testing.T) {
 				if manager, ok := r.Managers[status.SystemID]; !ok || manager.Polls == 0 {
 					t.Errorf("%s has not polled: %+v", status.SystemID, r)
 				}
-				if token == canary && (r.Description != m.name+"-i-1" || !slices.Equal(r.Tags, []string{"overlaid"}) || r.RunUntagged || r.Locked) {
+				if token == registration && (r.Description != m.name+"-i-1" || !slices.Equal(r.Tags, []string{"overlaid"}) || r.RunUntagged || r.Locked) {
 					t.Errorf("registered as %+v", r)
 				}
 				if salt := get(t, m.Root, "/secrets/vault.salt"); !regexp.MustCompile(`^[0-9a-f]{20}\n$`).MatchString(salt) {
