@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -109,6 +110,11 @@ func Render(w io.Writer, changes []Change, colour bool) {
 		}
 	}
 	_, _ = io.WriteString(w, b.String())
+}
+
+// WithoutRoll leaves out the replacement of machines.
+func WithoutRoll(changes []Change) []Change {
+	return slices.DeleteFunc(changes, func(c Change) bool { return c.Action == Roll })
 }
 
 func orNone(s string) string {

@@ -164,7 +164,7 @@ func (r *run) plan(ctx context.Context) (err error) {
 		return err
 	}
 	if r.NoRoll {
-		r.changes = slices.DeleteFunc(r.changes, func(c Change) bool { return c.Action == Roll })
+		r.changes = WithoutRoll(r.changes)
 	}
 	if len(r.changes) == 0 {
 		r.Progress.Info("fleet %s is as the spec has it", r.g.Name)
@@ -236,8 +236,7 @@ func (r *run) verify(ctx context.Context) error {
 		if err != nil {
 			return false, err
 		}
-		left = slices.DeleteFunc(left, func(c Change) bool { return c.Action == Roll })
-		if len(left) == 0 {
+		if left = WithoutRoll(left); len(left) == 0 {
 			return true, nil
 		}
 		return false, fmt.Errorf("%w: %s", errUnsettled, left[0])

@@ -78,6 +78,12 @@ var awsTarget = target{
 			}
 		}
 		r.fleet(awsSizes)
+		each("fleet.subnets", r.spec.Fleet.Subnets, func(path, v string) {
+			r.matches(path, v, awsSubnet, "the id of a subnet", "write it as subnet-0123456789abcdef0")
+		})
+		if image := r.spec.Fleet.Image; image != "latest" {
+			r.matches("fleet.image", image, awsImage, "latest or the id of an AMI", "write it as ami-0123456789abcdef0")
+		}
 		return size
 	},
 }

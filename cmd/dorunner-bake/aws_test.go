@@ -17,6 +17,7 @@ import (
 
 	"github.com/dorunner/dorunner-bake/builder"
 	"github.com/dorunner/dorunner-bake/builder/aws/awstest"
+	"github.com/dorunner/dorunner-bake/firstboot/gitlabtest"
 	"github.com/dorunner/dorunner-bake/firstboot/runner"
 )
 
@@ -39,8 +40,10 @@ func TestAWSScripts(t *testing.T) {
 				}
 			})
 			e.Values["account"] = server
+			gitlab := httptest.NewServer(gitlabtest.New(gitlabtest.Options{PrivateToken: "pat"}))
+			e.Defer(gitlab.Close)
 			firstboot := filepath.Join(e.WorkDir, "firstboot")
-			for k, v := range map[string]string{"FIRSTBOOT": firstboot, "DORUNNER_STATE_DIR": filepath.Join(e.WorkDir, "state"), "HOME": e.WorkDir,
+			for k, v := range map[string]string{"FIRSTBOOT": firstboot, "DORUNNER_STATE_DIR": filepath.Join(e.WorkDir, "state"), "HOME": e.WorkDir, "GITLAB": gitlab.URL,
 				"AWS_ENDPOINT_URL": web.URL, "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"} {
 				e.Setenv(k, v)
 			}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -56,6 +57,7 @@ type fleetRun struct {
 	c     fleet.Cloud
 	place string
 	told  builder.Progress // of the engine's run, while it lasts
+	done  func()           // ends that
 
 	yes, dryRun, detailed    bool
 	noRoll, noWait           bool
@@ -269,13 +271,13 @@ func (f *fleetRun) check() error {
 
 // options are what the engine is told; call done before printing the result.
 func (f *fleetRun) options() (o fleet.Options, done func(), err error) {
-	o = fleet.Options{NoRoll: f.noRoll, NoWait: f.noWait, Timeout: f.timeout, Confirm: f.confirm, OnInterrupt: f.interrupt}
+	o = fleet.Options{NoRoll: f.noRoll, NoWait: f.noWait, Timeout: f.timeout, OnInterrupt: f.interrupt}
 	if o.Ledger, err = fleet.LedgerFile(f.t.name, f.place, f.g.Name); err != nil {
 		return o, nil, err
 	}
 	o.Progress, done = f.progress()
-	f.told = o.Progress
-	return o, done, nil
+	f.told, f.done = o.Progress, sync.OnceFunc(done)
+	return o, f.done, nil
 }
 
 // changeEvent is a change of --json.
@@ -298,16 +300,26 @@ func (f *fleetRun) show(changes []fleet.Change) {
 	}
 }
 
-// confirm shows what will be done, and asks, as far as there is somebody to ask.
-func (f *fleetRun) confirm(changes []fleet.Change) error {
+// confirm shows what will be done and asks, as far as there is somebody to ask, before any progress is drawn. What it
+// returns holds the engine to what was shown.
+func (f *fleetRun) confirm(ctx context.Context, list func(context.Context) ([]fleet.Change, error)) (func([]fleet.Change) error, error) {
+	changes, err := list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if f.noRoll {
+		changes = fleet.WithoutRoll(changes)
+	}
 	f.show(changes)
-	if f.yes {
+	if f.yes || len(changes) == 0 {
+		return nil, nil
+	}
+	return func(now []fleet.Change) error {
+		if fmt.Sprint(now) != fmt.Sprint(changes) {
+			return errors.New("the cloud has changed since this was shown, and nothing was done: look again")
+		}
 		return nil
-	}
-	if err := f.ask("do this"); err != nil {
-		return err
-	}
-	return nil
+	}, f.ask("do this")
 }
 
 // ask wants a yes.
@@ -334,6 +346,7 @@ func ignoreEOF(err error) error {
 func (f *fleetRun) interrupt() fleet.Interrupt {
 	choice := f.onInterrupt
 	if in, ok := f.in.(*os.File); choice == "ask" && ok && term.IsTerminal(int(in.Fd())) {
+		f.done()
 		_, _ = fmt.Fprint(f.err, "the replacement is under way: leave it to the cloud, cancel it, or rollback? [leave] ")
 		choice, _ = bufio.NewReader(f.in).ReadString('\n') // no answer leaves it
 	}
@@ -358,10 +371,15 @@ func (f *fleetRun) doApply(ctx context.Context, args []string) error {
 	if f.dryRun {
 		return f.showPlan(ctx, args)
 	}
+	same, err := f.confirm(ctx, f.c.Plan)
+	if err != nil {
+		return err
+	}
 	o, done, err := f.options()
 	if err != nil {
 		return err
 	}
+	o.Confirm = same
 	changed, err := fleet.Apply(ctx, f.g, f.c, o)
 	done()
 	if err != nil {
@@ -427,11 +445,16 @@ func (f *fleetRun) doDestroy(ctx context.Context, _ []string) error {
 		f.show(left)
 		return nil
 	}
+	same, err := f.confirm(ctx, f.c.Remains)
+	if err != nil {
+		return err
+	}
 	o, done, err := f.options()
 	if err != nil {
 		return err
 	}
 	defer done()
+	o.Confirm = same
 	return fleet.Destroy(ctx, f.g, f.c, o)
 }
 

@@ -102,8 +102,14 @@ func isCode(err error, codes ...string) bool {
 	return errors.As(err, &api) && slices.Contains(codes, api.ErrorCode())
 }
 
+// errNoProfile is for machines that could do nothing.
+var errNoProfile = errors.New("fleet.instance_profile is not set: without one the machines can neither read their token nor tell their group that they are online; write create for one of the fleet's own, or name one (docs/fleets.md has what it must allow)")
+
 // Plan reads the account and lists what differs from the spec, in the order in which things refer to each other.
 func (c *Group) Plan(ctx context.Context) ([]fleet.Change, error) {
+	if c.profile() == "" {
+		return nil, errNoProfile
+	}
 	var all []fleet.Change
 	for _, part := range []func(context.Context) ([]fleet.Change, error){
 		c.planProfile,  // lets the machines read their token and talk to their group
@@ -192,23 +198,34 @@ func (c *Group) policy() *types.MixedInstancesPolicy {
 	return p
 }
 
-// machineFields are what decides about new machines, as people read it.
+// whole fills what a policy does not say, so that it can be read.
+func whole(p *types.MixedInstancesPolicy) *types.MixedInstancesPolicy {
+	out := types.MixedInstancesPolicy{}
+	if p != nil {
+		out = *p
+	}
+	if out.InstancesDistribution == nil {
+		out.InstancesDistribution = &types.InstancesDistribution{}
+	}
+	if out.LaunchTemplate == nil {
+		out.LaunchTemplate = &types.LaunchTemplate{}
+	}
+	if out.LaunchTemplate.LaunchTemplateSpecification == nil {
+		out.LaunchTemplate.LaunchTemplateSpecification = &types.LaunchTemplateSpecification{}
+	}
+	return &out
+}
+
+// machineFields are what makes a machine another one, as people read it: it takes a roll to change.
 func machineFields(f *fleet.Fields, have, want *types.MixedInstancesPolicy) {
-	if have == nil {
-		have = &types.MixedInstancesPolicy{}
-	}
-	if have.LaunchTemplate == nil {
-		have.LaunchTemplate = &types.LaunchTemplate{}
-	}
-	if have.LaunchTemplate.LaunchTemplateSpecification == nil {
-		have.LaunchTemplate.LaunchTemplateSpecification = &types.LaunchTemplateSpecification{}
-	}
-	if have.InstancesDistribution == nil {
-		have.InstancesDistribution = &types.InstancesDistribution{}
-	}
+	have = whole(have)
 	f.Diff("template version", have.LaunchTemplate.LaunchTemplateSpecification.Version, want.LaunchTemplate.LaunchTemplateSpecification.Version)
 	f.Diff("sizes", sizesOf(have), sizesOf(want))
-	h, w := have.InstancesDistribution, want.InstancesDistribution
+}
+
+// marketFields are how machines are bought, which running ones need not be replaced for.
+func marketFields(f *fleet.Fields, have, want *types.MixedInstancesPolicy) {
+	h, w := whole(have).InstancesDistribution, want.InstancesDistribution
 	f.Diff("on demand at least", h.OnDemandBaseCapacity, w.OnDemandBaseCapacity)
 	f.Diff("on demand above that, percent", h.OnDemandPercentageAboveBaseCapacity, w.OnDemandPercentageAboveBaseCapacity)
 	f.Diff("spot strategy", h.SpotAllocationStrategy, w.SpotAllocationStrategy)
@@ -356,10 +373,9 @@ func (c *Group) planUpdate(have *types.AutoScalingGroup, zones []string) []fleet
 	var f fleet.Fields
 	in := &autoscaling.UpdateAutoScalingGroupInput{AutoScalingGroupName: &c.name}
 	set := func(name string, have, want any, do func()) {
-		if n := len(f); n >= 0 {
-			if f.Diff(name, have, want); len(f) > n {
-				do()
-			}
+		n := len(f)
+		if f.Diff(name, have, want); len(f) > n {
+			do()
 		}
 	}
 	set("min", have.MinSize, c.g.Min, func() { in.MinSize = sdk.Int32(int32(c.g.Min)) })
@@ -373,20 +389,22 @@ func (c *Group) planUpdate(have *types.AutoScalingGroup, zones []string) []fleet
 	set("capacity rebalance", sdk.ToBool(have.CapacityRebalance), c.rebalance(), func() { in.CapacityRebalance = sdk.Bool(c.rebalance()) })
 	set("new machines protected", sdk.ToBool(have.NewInstancesProtectedFromScaleIn), false, func() { in.NewInstancesProtectedFromScaleIn = sdk.Bool(false) })
 	set("warmup, s", have.DefaultInstanceWarmup, warmup, func() { in.DefaultInstanceWarmup = sdk.Int32(warmup) })
+	before := len(f)
+	marketFields(&f, have.MixedInstancesPolicy, c.policy())
 	if empty(have) {
-		before := len(f)
 		machineFields(&f, have.MixedInstancesPolicy, c.policy())
-		if len(f) > before {
-			in.MixedInstancesPolicy = &types.MixedInstancesPolicy{} // filled when it is done: the version may not exist yet
-		}
 	}
+	policy := len(f) > before
 	if len(f) == 0 {
 		return nil
 	}
 	return []fleet.Change{{Action: fleet.Update, Kind: "auto scaling group", Name: c.name, Fields: f,
 		Do: func(ctx context.Context, _ func(string) error) error {
-			if in.MixedInstancesPolicy != nil {
+			if policy { // the version may not have existed before
 				in.MixedInstancesPolicy = c.policy()
+				if !empty(have) {
+					in.MixedInstancesPolicy.LaunchTemplate = whole(have.MixedInstancesPolicy).LaunchTemplate
+				}
 			}
 			return c.explain(c.patient(ctx, func(ctx context.Context) error {
 				_, err := c.asg.UpdateAutoScalingGroup(ctx, in)

@@ -301,6 +301,8 @@ func TestUpdate(t *testing.T) {
 		want   string
 	}{
 		{"sizes of the group", func(s *images.Spec) { s.Fleet.Max = 9 }, "update auto scaling group"},
+		{"fewest machines", func(s *images.Spec) { s.Fleet.Min = 2 }, "update auto scaling group"},
+		{"spot", func(s *images.Spec) { s.Fleet.SpotShare = 50 }, "update auto scaling group"},
 		{"machines", func(s *images.Spec) { n := 3; s.Fleet.Desired = &n }, "update auto scaling group"},
 		{"disk", func(s *images.Spec) { s.Image.DiskGB = 80 }, "update launch template, roll machines of"},
 		{"volume rate", func(s *images.Spec) { s.Fleet.VolumeRate = 300 }, "update launch template, roll machines of"},
@@ -728,4 +730,50 @@ func TestFleetPolicy(t *testing.T) {
 		}
 		w.end()
 	})
+}
+
+// The policy that is documented for machines is the one that they are given.
+func TestMachinePolicy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, awstest.Options{})
+		w.spec.Fleet.Autoscale = 70
+		c := w.group()
+		if err := c.identify(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		doc, err := os.ReadFile("../../docs/fleets.md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, text, _ := strings.Cut(string(doc), "<!-- policy: machine -->")
+		text, _, _ = strings.Cut(text, "\n```\n")
+		for action := range allowed(c.permissions()) {
+			if !strings.Contains(text, `"`+action+`"`) {
+				t.Errorf("docs/fleets.md does not allow machines %s", action)
+			}
+		}
+		for _, want := range []string{"arn:aws:ssm:us-east-1:123456789012:parameter/dorunner/token", "autoScalingGroupName/dorunner-dublin", "DORunner"} {
+			if !strings.Contains(c.permissions(), want) {
+				t.Errorf("no %s in %s", want, c.permissions())
+			}
+		}
+		w.spec.Fleet.InstanceProfile = ""
+		if _, err := w.group().Plan(t.Context()); err == nil || !strings.Contains(err.Error(), "fleet.instance_profile is not set") {
+			t.Error(err)
+		}
+		// The fleet's role can do no more than that.
+		for _, ref := range []string{"secretsmanager:dublin/token#value", "ssm:token"} {
+			w.spec.Runner.Token = must(runner.ParseSecret(ref))
+			if text := w.named(c).permissions(); !strings.Contains(text, "123456789012:secret:dublin/token-??????") && !strings.Contains(text, "123456789012:parameter/token") {
+				t.Error(text)
+			}
+		}
+	})
+}
+
+// named is the group again, by a caller who is known.
+func (w *world) named(c *Group) *Group {
+	n := w.group()
+	n.account, n.partition = c.account, c.partition
+	return n
 }
