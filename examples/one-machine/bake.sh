@@ -14,7 +14,13 @@ method=${DORUNNER_METHOD:-offline}
 arch=$(go env GOARCH)
 work=$(mktemp -d)
 server=
-trap '[[ -z $server ]] || kill "$server" 2>/dev/null; rm -rf "$work"' EXIT
+finish() {
+  [[ -z $server ]] || kill "$server" 2>/dev/null || :
+  rm -rf "$work"
+  # What sudo made is the user's to look at and to remove.
+  [[ -z ${SUDO_UID:-} || ! -d out ]] || chown -R "$SUDO_UID:$SUDO_GID" out
+}
+trap finish EXIT
 
 reachable() { curl -fsIL --max-time 5 -o /dev/null "$1" 2>/dev/null; }
 
