@@ -27,6 +27,9 @@ func Load(file string, data []byte) (*Spec, Problems) {
 
 	docs := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, second yaml.Node
+	if src.notUTF8() {
+		return s, src.problems
+	}
 	switch err := docs.Decode(&doc); {
 	case errors.Is(err, io.EOF): // an empty file says nothing, which is allowed
 	case err != nil:
@@ -49,16 +52,42 @@ const (
 	secretLine = `(?i)(tok|pass|secret|salt|content|key)\w*["']?\s*[:=]\s*`
 )
 
+// notUTF8 reports the first byte that is no text.
+func (s *source) notUTF8() bool {
+	for i, line := range s.lines {
+		if utf8.ValidString(line) {
+			continue
+		}
+		valid := strings.ToValidUTF8(line, "\uFFFD")
+		at := strings.Index(valid, "\uFFFD")
+		column := utf8.RuneCountInString(valid[:at]) + 1
+		s.hideIn(i + 1)
+		s.problems = append(s.problems, s.problemIn(i+1, column, 1, "", "this is not UTF-8", "save the file as UTF-8"))
+		return true
+	}
+	return false
+}
+
 // syntax reports text that is no YAML.
 func (s *source) syntax(err error) {
 	line := s.brokenLine()
 	text := s.lines[line-1]
+	s.hideIn(line)
+	if indent := text[:len(text)-len(strings.TrimLeft(text, " \t"))]; strings.Contains(indent, "\t") {
+		s.problems = append(s.problems, s.problemIn(line, strings.Index(indent, "\t")+1, 1, "", "a tab indents this line, and YAML knows only spaces", "write spaces"))
+		return
+	}
+	column := len(text) - len(strings.TrimLeft(text, " ")) + 1
+	s.problems = append(s.problems, s.problemIn(line, column, utf8.RuneCountInString(text), "",
+		"this is not YAML: "+regexp.MustCompile(syntaxPrefix).ReplaceAllString(err.Error(), ""), "check the indentation, colons and quotes here"))
+}
+
+// hideIn hides what may be a secret in a line of which the parser tells nothing.
+func (s *source) hideIn(line int) {
+	text := s.lines[line-1]
 	if at := regexp.MustCompile(secretLine).FindStringIndex(text); at != nil {
 		s.hide[line] = utf8.RuneCountInString(text[:at[1]]) + 1
 	}
-	column := len(text) - len(strings.TrimLeft(text, " \t")) + 1
-	s.problems = append(s.problems, s.problemIn(line, column, utf8.RuneCountInString(text), "",
-		"this is not YAML: "+regexp.MustCompile(syntaxPrefix).ReplaceAllString(err.Error(), ""), "check the indentation, colons and quotes here"))
 }
 
 // brokenLine finds where text stops being YAML: the first line of what cannot be parsed together with all before it.
@@ -170,9 +199,16 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
 			wrong("a whole number")
 			return
 		}
+		if octal.MatchString(n.Value) {
+			d.report(at, path, fmt.Sprintf("%s begins with a zero and would be read as %d", n.Value, i), "leave the zero out")
+			return
+		}
 		v.SetInt(int64(i))
 	}
 }
+
+// octal is a number that some parsers of YAML read with base 8, and others with base 10.
+var octal = regexp.MustCompile(`^[-+]?0[0-9_]+$`)
 
 // mapping fills a struct, key by key.
 func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
@@ -191,6 +227,10 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 			}
 		}
 		p := child(path, name)
+		if key.Tag == "!!merge" {
+			d.report(key, path, "merge keys (<<) are not understood here", "write the keys out")
+			continue
+		}
 		if !field.IsValid() {
 			if secretish(name) {
 				d.hideSecret(value)
