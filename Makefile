@@ -63,4 +63,4 @@ snapshot:
 	$(GO) run github.com/goreleaser/goreleaser/v2@v2.16.0 release --snapshot --clean --skip=publish
 
 clean:
-	rm -rf bin out dist
+	rm -rf bin out dist completions
