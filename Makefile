@@ -46,7 +46,8 @@ lint:
 	$(GO) vet ./...
 	$(GO) generate ./... && git diff --exit-code -- '*.hcl2spec.go'
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
-	shellcheck .ci/* examples/*/*.sh templates/files/guest/*.sh
+	shellcheck .ci/* examples/*/*.sh
+	shellcheck --shell=dash templates/files/guest/*.sh
 
 ## bench: the figures, as ratios against the alternative in the same run
 bench: build

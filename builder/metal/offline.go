@@ -66,7 +66,7 @@ func (o *offline) start(ctx context.Context, env *builder.Env, b base) (builder.
 	if err := record(env, kindSpace, mnt, undo); err != nil {
 		return nil, errors.Join(err, s.close(context.WithoutCancel(ctx)))
 	}
-	if err := o.mount(ctx); err != nil {
+	if err := o.mount(ctx, env.Progress); err != nil {
 		return nil, err
 	}
 	return &chrootGuest{space: s, env: env, log: o.log}, nil
@@ -161,7 +161,7 @@ func (o *offline) growRoot(ctx context.Context) error {
 }
 
 // mount mounts the disk as its own /etc/fstab would.
-func (o *offline) mount(ctx context.Context) error {
+func (o *offline) mount(ctx context.Context, p builder.Progress) error {
 	s := o.space
 	if err := s.mount(ctx, o.file, o.root, s.root, ""); err != nil {
 		return fmt.Errorf("mounting the root partition: %w", err)
@@ -179,14 +179,14 @@ func (o *offline) mount(ctx context.Context) error {
 		return err
 	}
 	unix.Close(fd)
-	if err := o.mountOthers(ctx, root); err != nil {
+	if err := o.mountOthers(ctx, root, p); err != nil {
 		return err
 	}
 	return s.mountSystem(ctx)
 }
 
 // mountOthers mounts /boot and what is below it: packages write there.
-func (o *offline) mountOthers(ctx context.Context, root int) error {
+func (o *offline) mountOthers(ctx context.Context, root int, p builder.Progress) error {
 	var fstab bytes.Buffer
 	if err := readFile(root, "/etc/fstab", &fstab); err != nil {
 		return nil // a disk with one partition needs none
@@ -206,12 +206,20 @@ func (o *offline) mountOthers(ctx context.Context, root int) error {
 			continue
 		}
 		key, value, _ := strings.Cut(w[0], "=")
-		i := slices.IndexFunc(t.partitions, func(p partition) bool { return value != "" && probe(ctx, o.file, p)[key] == strings.Trim(value, `"`) })
+		i := slices.IndexFunc(t.partitions, func(one partition) bool {
+			return value != "" && probe(ctx, o.file, one)[key] == strings.Trim(value, `"`)
+		})
 		if i < 0 {
 			return fmt.Errorf("the disk's /etc/fstab mounts %s on %s, and no partition is that: use --method vm", w[0], w[1])
 		}
 		// The root's mount is ours, but what it mounts is named by its own fstab.
-		if err := o.space.mount(ctx, o.file, t.partitions[i], filepath.Join(o.space.root, filepath.Clean(w[1])), ""); err != nil {
+		err := o.space.mount(ctx, o.file, t.partitions[i], filepath.Join(o.space.root, filepath.Clean(w[1])), "")
+		if err != nil && w[2] == "vfat" && strings.Contains(err.Error(), "unknown filesystem type") {
+			// Only a new boot loader is written there, and a bake installs none.
+			p.Warn("%s stays closed: this kernel knows no vfat", w[1])
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("mounting %s: %w", w[1], err)
 		}
 	}

@@ -17,8 +17,8 @@ server=
 finish() {
   [[ -z $server ]] || kill "$server" 2>/dev/null || :
   rm -rf "$work"
-  # What sudo made is the user's to look at and to remove.
-  [[ -z ${SUDO_UID:-} || ! -d out ]] || chown -R "$SUDO_UID:$SUDO_GID" out
+  # What root made is for the owner of this directory to look at and to remove.
+  [[ ! -d out ]] || chown -R --reference=. out
 }
 trap finish EXIT
 
