@@ -253,12 +253,13 @@ func (b *bake) parts(ctx context.Context, of string, parts []step) error {
 
 // end gives back everything temporary and writes the results.
 func (b *bake) end(ctx context.Context, err error) (*Manifest, error) {
+	cancelled := ctx.Err() != nil
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
 	if errors.Is(err, errDone) {
 		err = nil
 	}
-	if err != nil {
+	if err != nil && !cancelled {
 		b.showConsole(ctx, err)
 	}
 	if b.dockerUp != nil {
@@ -294,7 +295,7 @@ func (b *bake) end(ctx context.Context, err error) (*Manifest, error) {
 func (b *bake) showConsole(ctx context.Context, err error) {
 	c, ok := b.cloud.(Console)
 	var exit *ExitError
-	if !ok || errors.As(err, &exit) || errors.Is(err, context.Canceled) {
+	if !ok || errors.As(err, &exit) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)

@@ -36,7 +36,8 @@ type ProgressOptions struct {
 	NoColor bool   // as the environment variable NO_COLOR, which is honoured too
 }
 
-// NewProgress writes progress to w. Call done when no more will come, and before writing to the same terminal.
+// NewProgress writes progress to w. Call done when no more will come, and before writing to the same terminal; until then
+// a Progress that is also an io.Writer takes whole lines for it.
 func NewProgress(w io.Writer, o ProgressOptions) (p Progress, done func()) {
 	if os.Getenv("NO_COLOR") != "" {
 		o.NoColor = true

@@ -124,6 +124,9 @@ func (l *live) Count(what string, done, total int64, unit string) {
 	l.what, l.done, l.total, l.unit = what, done, total, unit
 }
 
+// Write puts whole lines above the live one, for what does not come through Progress.
+func (l *live) Write(p []byte) (int, error) { return l.out.Write(p) }
+
 func (l *live) above(s string) { _, _ = io.WriteString(l.out, strings.TrimRight(s, "\n")+"\n") }
 
 func (l *live) paint(code string) string {

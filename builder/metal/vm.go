@@ -90,6 +90,9 @@ func (v *vm) start(ctx context.Context, env *builder.Env, b base) (builder.Guest
 	}()
 	v.guest, err = ssh.Dial(dial, ssh.Config{Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(v.port)), User: env.Plan.Spec.Image.AdminUser,
 		Signer: ours.Signer, HostKey: its.Signer.PublicKey(), Timeout: time.Duration(m.SSHTimeout)})
+	if err != nil && dial.Err() == nil {
+		err = fmt.Errorf("%w: see what its console said, or give it longer with --ssh-timeout", err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,8 @@ type app struct {
 	quiet      bool
 	verbose    bool
 	allowSmall bool
-	bakeID     atomic.Pointer[string] // of the bake under way
+	bakeID     atomic.Pointer[string]    // of the bake under way
+	live       atomic.Pointer[io.Writer] // the terminal, while progress redraws its last line
 	// interrupted is what a command does at the first Ctrl-C, other than giving back what it created.
 	interrupted atomic.Pointer[string]
 }
@@ -103,7 +104,24 @@ func (a *app) progress() (p builder.Progress, done func()) {
 	case a.quiet:
 		o.Kind = "quiet"
 	}
-	return builder.NewProgress(w, o)
+	p, end := builder.NewProgress(w, o)
+	if live, ok := p.(io.Writer); ok {
+		a.live.Store(&live)
+	}
+	return p, func() {
+		a.live.Store(nil)
+		end()
+	}
+}
+
+// say writes a line to standard error, beside the progress on it.
+func (a *app) say(text string) {
+	if live := a.live.Load(); live != nil {
+		if _, err := io.WriteString(*live, text+"\n"); err == nil {
+			return
+		}
+	}
+	_, _ = fmt.Fprintln(a.err, text)
 }
 
 // failure is the last event of --json when there is no result.

@@ -96,7 +96,7 @@ func (a *app) interruptible(ctx context.Context) (context.Context, func()) {
 			if instead := a.interrupted.Load(); instead != nil {
 				what = *instead
 			}
-			_, _ = fmt.Fprintf(a.err, "interrupted: %s; interrupt again to stop at once\n", what)
+			a.say(fmt.Sprintf("interrupted: %s; interrupt again to stop at once", what))
 			cancel(errInterrupted)
 		case <-done:
 			return
