@@ -105,124 +105,12 @@ func (b *metalBake) clean(when string) {
 	b.t.Errorf("%s: left behind: %q", when, left)
 }
 
-// TestMetal bakes a disk from a registry that asks for a login, and takes that disk through everything that costs minutes.
-func TestMetal(t *testing.T) {
+// TestMetalOffline bakes from a registry that asks for a login, looks for secrets in the disk, and then interrupts and
+// kills a bake of that disk in each of its steps.
+func TestMetalOffline(t *testing.T) {
 	b := newMetalBake(t)
 	disk, host := b.first()
-	for _, part := range []struct {
-		name string
-		do   func(b *metalBake, disk, host string)
-	}{
-		{"offline", (*metalBake).offline}, {"vm", (*metalBake).vm}, {"clones", (*metalBake).clones},
-	} {
-		t.Run(part.name, func(t *testing.T) {
-			sub := *b
-			sub.t = t
-			part.do(&sub, disk, host)
-		})
-	}
-}
-
-// soak says that the long versions of the tests are wanted.
-func soak() bool { return os.Getenv("DORUNNER_SOAK") != "" }
-
-// offline looks for secrets in the disk, and then interrupts and kills a bake of it in each of its steps.
-func (b *metalBake) offline(disk, host string) {
-	t := b.t
 	b.clean("after a bake")
-	noSecrets(t, disk)
-	m := readManifest(t, filepath.Join(b.dir, "first"))
-	if len(m.Containers) != 2 || !strings.HasPrefix(m.Containers[0].Digest, host+"/runner@sha256:") && !strings.HasPrefix(m.Containers[0].Digest, "sha256:") || len(m.Audit) != 0 {
-		t.Errorf("manifest: %+v, %+v", m.Containers, m.Audit)
-	}
-	if out, err := b.bakeFirst().CombinedOutput(); err != nil || !strings.Contains(string(out), "exists already") {
-		t.Errorf("baked again: %v\n%s", err, out)
-	}
-
-	again := []string{"--json", "--base", disk, "--out", "out", "--format", "raw", "--format", "qcow2"}
-	at := []string{"preflight", "launch", "provision", "prove", "seal", "stop", "capture"}
-	if soak() {
-		at = append(at, "docker engine", "first boot", "docker daemon", "container images", "distribute")
-	}
-	for _, step := range at {
-		b.interruptAndKill(step, again)
-	}
-
-	// A script of the author's that fails: its last lines are shown.
-	script := b.script("seq -f 'line %g' 100\nexit 3\n")
-	out, err := b.command(t.Context(), "--base", disk, "--out", "out", "--script", script).CombinedOutput()
-	if text := string(out); err == nil || !strings.Contains(text, "exit status 3") || !strings.Contains(text, "line 81\n") || !strings.Contains(text, "line 100\n") {
-		t.Errorf("a script that fails: %v\n%s", err, out)
-	}
-	b.clean("after a script that fails")
-
-	// A registry that nobody can reach.
-	spec := b.spec("unreachable.yaml", "127.0.0.1:1")
-	out, err = b.command(t.Context(), "--file", spec, "--base", disk, "--out", "out").CombinedOutput()
-	if text := string(out); err == nil || !strings.Contains(text, "127.0.0.1:1") || !strings.Contains(text, "connection refused") || strings.Contains(text, canaryPassword) {
-		t.Errorf("a registry that cannot be reached: %v\n%s", err, out)
-	}
-	b.clean("after a registry that cannot be reached")
-	b.fullDisk(disk)
-}
-
-// interruptAndKill has a bake end by Ctrl-C and by SIGKILL as it comes to something: neither leaves anything.
-func (b *metalBake) interruptAndKill(at string, args []string) {
-	b.t.Helper()
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
-		when := fmt.Sprintf("%v in %s", sig, at)
-		code, events := b.signal(sig, at, args)
-		if sig == syscall.SIGINT {
-			if code != exitFailure {
-				b.t.Errorf("%s: exit code %d\n%s", when, code, events)
-			}
-		} else {
-			b.gc(when)
-		}
-		b.clean(when)
-	}
-}
-
-// gc clears up after a killed bake.
-func (b *metalBake) gc(when string) {
-	b.t.Helper()
-	gc := exec.CommandContext(b.t.Context(), "dorunner-bake", "gc", "--yes")
-	gc.Env = b.env()
-	if out, err := gc.CombinedOutput(); err != nil {
-		b.t.Errorf("%s: gc: %v\n%s", when, err, out)
-	}
-}
-
-// script writes one of the author's.
-func (b *metalBake) script(text string) (file string) {
-	b.t.Helper()
-	file = filepath.Join(b.dir, "script.sh")
-	if err := os.WriteFile(file, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
-		b.t.Fatal(err)
-	}
-	return file
-}
-
-// spec writes one whose images come from a registry on host, with a login.
-func (b *metalBake) spec(name, host string) (file string) {
-	b.t.Helper()
-	file = filepath.Join(b.dir, name)
-	text := fmt.Sprintf(`runner:
-  image: %[1]s/runner:1
-  job_image: %[1]s/job:1
-  token: %[2]s
-image:
-  registry: {server: %[1]q, username: puller, password: "env:CANARY"}
-`, host, canaryToken)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		b.t.Fatal(err)
-	}
-	return file
-}
-
-// noSecrets looks for the canaries in a raw disk, its deleted files included.
-func noSecrets(t *testing.T, disk string) {
-	t.Helper()
 	for _, canary := range []string{canaryPassword, canaryToken} {
 		if at := find(t, disk, canary); at >= 0 {
 			t.Errorf("%q is in the disk, at byte %d", canary, at)
@@ -231,42 +119,56 @@ func noSecrets(t *testing.T, disk string) {
 	if find(t, disk, "dorunner-firstboot") < 0 {
 		t.Error("the search finds nothing")
 	}
-}
-
-func readManifest(t *testing.T, dir string) builder.Manifest {
-	t.Helper()
 	var m builder.Manifest
-	text, err := os.ReadFile(filepath.Join(dir, "manifest.json"))
+	text, err := os.ReadFile(filepath.Join(b.dir, "first", "manifest.json"))
 	if err == nil {
 		err = json.Unmarshal(text, &m)
 	}
-	if err != nil {
+	if err != nil || len(m.Containers) != 2 || !strings.HasPrefix(m.Containers[0].Digest, host+"/runner@sha256:") && !strings.HasPrefix(m.Containers[0].Digest, "sha256:") || len(m.Audit) != 0 {
+		t.Errorf("manifest: %+v, %+v, %v", m.Containers, m.Audit, err)
+	}
+	if out, err := b.command(t.Context(), "--format", "raw", "--name", "base", "--out", "first").CombinedOutput(); err != nil || !strings.Contains(string(out), "exists already") {
+		t.Errorf("baked again: %v\n%s", err, out)
+	}
+
+	again := []string{"--json", "--base", disk, "--out", "out", "--format", "raw", "--format", "qcow2"}
+	for _, step := range []string{"preflight", "launch", "provision", "prove", "seal", "stop", "capture"} {
+		b.interruptAndKill(step, again)
+	}
+
+	// A script of the author's that fails: its last lines are shown.
+	script := filepath.Join(b.dir, "fails.sh")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\nseq -f 'line %g' 100\nexit 3\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return m
+	out, err := b.command(t.Context(), "--base", disk, "--out", "out", "--script", script).CombinedOutput()
+	if text := string(out); err == nil || !strings.Contains(text, "exit status 3") || !strings.Contains(text, "line 81\n") || !strings.Contains(text, "line 100\n") {
+		t.Errorf("a script that fails: %v\n%s", err, out)
+	}
+	b.clean("after a script that fails")
+	b.fullDisk(disk)
 }
 
 // first bakes a raw disk with images from a registry that asks for a login, and gives the disk and the registry.
 func (b *metalBake) first() (disk, host string) {
 	b.t.Helper()
 	host = b.serveImages()
-	b.spec("dorunner.yaml", host)
-	// The virtual machine that bakes this disk again reaches the registry at another address, and without TLS.
-	b.script("sed -i '0,/{/s//{ \"insecure-registries\": [\"" + guestHost(host) + "\"],/' /etc/docker/daemon.json\n")
-	if out, err := b.bakeFirst().CombinedOutput(); err != nil {
+	spec := fmt.Sprintf(`runner:
+  image: %[1]s/runner:1
+  job_image: %[1]s/job:1
+  token: %[2]s
+image:
+  registry: {server: %[1]q, username: puller, password: "env:CANARY"}
+`, host, canaryToken)
+	if err := os.WriteFile(filepath.Join(b.dir, "dorunner.yaml"), []byte(spec), 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	if out, err := b.command(b.t.Context(), "--format", "raw", "--name", "base", "--out", "first").CombinedOutput(); err != nil {
 		b.t.Fatalf("%v\n%s", err, out)
 	}
 	disk = filepath.Join(b.dir, "first", "base.raw")
 	return disk, host
 }
-
-// bakeFirst is the bake whose disk the others begin with.
-func (b *metalBake) bakeFirst() *exec.Cmd {
-	return b.command(b.t.Context(), "--format", "raw", "--name", "base", "--out", "first", "--script", filepath.Join(b.dir, "script.sh"))
-}
-
-// guestHost is where QEMU's user network shows a guest a service on this machine's loopback.
-func guestHost(host string) string { return strings.Replace(host, "127.0.0.1", "10.0.2.2", 1) }
 
 // fullDisk bakes into a file system with too little room for the result, and into one with none for a bake.
 func (b *metalBake) fullDisk(disk string) {
@@ -280,7 +182,10 @@ func (b *metalBake) fullDisk(disk string) {
 			b.t.Fatalf("%v: %s", err, text)
 		}
 		// It takes what preflight saw free.
-		script := b.script("head -c 1000M /dev/urandom >/fill\n")
+		script := filepath.Join(b.dir, "fill.sh")
+		if err := os.WriteFile(script, []byte("#!/bin/sh\nhead -c 1000M /dev/urandom >/fill\n"), 0o755); err != nil {
+			b.t.Fatal(err)
+		}
 		text, err := b.command(b.t.Context(), "--base", disk, "--out", out, "--script", script).CombinedOutput()
 		if err == nil || !strings.Contains(string(text), want) {
 			b.t.Errorf("a full disk (%s): %v\n%s", size, err, text)
@@ -355,7 +260,7 @@ func (b *metalBake) signal(sig syscall.Signal, at string, args []string) (code i
 	for lines := bufio.NewScanner(pipe); lines.Scan(); {
 		events += lines.Text() + "\n"
 		var e builder.Event
-		if json.Unmarshal(lines.Bytes(), &e) == nil && (e.Name == at || strings.Contains(e.Message, at)) && !sent {
+		if json.Unmarshal(lines.Bytes(), &e) == nil && (e.Name == at || strings.HasPrefix(e.Message, at)) && !sent {
 			sent = true
 			if err := cmd.Process.Signal(sig); err != nil {
 				b.t.Fatal(err)
