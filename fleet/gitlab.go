@@ -61,6 +61,7 @@ type Runner struct {
 	Paused      bool      `json:"paused,omitempty"`
 	Jobs        int       `json:"jobs"`
 	Contacted   time.Time `json:"contacted,omitzero"` // GitLab writes this down about once in 40 minutes
+	Created     time.Time `json:"created,omitzero"`
 }
 
 // view is a runner or manager as the API shows it (docs.gitlab.com/api/runners).
@@ -71,6 +72,7 @@ type view struct {
 	Status      string    `json:"status"`
 	Paused      bool      `json:"paused"`
 	Contacted   time.Time `json:"contacted_at"`
+	Created     time.Time `json:"created_at"`
 	Executing   string    `json:"job_execution_status"` // active or idle; missing before 17.x
 }
 
@@ -134,7 +136,7 @@ func (l *GitLab) Runners(ctx context.Context, g *Group) ([]*Runner, error) {
 
 // runner makes a Runner of what the API shows, and counts the jobs of a busy one.
 func (l *GitLab) runner(ctx context.Context, id int, description string, v view) (*Runner, error) {
-	r := &Runner{ID: id, SystemID: v.SystemID, Description: description, Status: v.Status, Paused: v.Paused, Contacted: v.Contacted}
+	r := &Runner{ID: id, SystemID: v.SystemID, Description: description, Status: v.Status, Paused: v.Paused, Contacted: v.Contacted, Created: v.Created}
 	if v.Executing != "active" {
 		return r, nil
 	}

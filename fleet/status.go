@@ -64,7 +64,8 @@ func (s *Status) join(g *Group, runners []*Runner, now time.Time) {
 		}
 	}
 	for _, r := range runners {
-		if !known[r] && r.Status != "online" {
+		// One that was made a moment ago may be a machine's that the cloud was asked about before there was one.
+		if !known[r] && r.Status != "online" && now.Sub(r.Created) > g.BootLimit() {
 			s.Machineless = append(s.Machineless, r)
 		}
 	}

@@ -67,6 +67,9 @@ func TestLook(t *testing.T) {
 				census.Members = append(census.Members, &Member{ID: "i-mute", Phase: Serving, Launched: time.Now().Add(-3 * time.Hour)},
 					&Member{ID: "i-young", Phase: Serving, Launched: time.Now().Add(-time.Minute)})
 
+				if !shared { // made a moment ago: its machine is not in the census yet
+					post(t, gl, "/runners", map[string]any{"token": "GR1348941x", "description": "dublin-i-new", "tag_list": "dublin", "run_untagged": false, "locked": false})
+				}
 				g := group(t, nil)
 				l, err := NewGitLab("http://gitlab/", runner.Plain("pat"), gl.Transport())
 				if err != nil {
