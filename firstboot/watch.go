@@ -35,9 +35,21 @@ func Watch(ctx context.Context, h *Host, p Platform) error {
 	probed, stop := context.WithCancel(ctx)
 	defer stop()
 	go serveHealth(probed, h, p) // also where there is no runner to look after
+	notices := p.Notices(ctx)
+	var told *Notice
 	b, err := resume(ctx, h, p)
-	for errors.Is(err, errNoRunner) { // the first boot failed early; a later one may not
-		if sleep(ctx, watchEvery) != nil {
+	for errors.Is(err, errNoRunner) { // the first boot is under way, or failed early; a later one may not
+		if r, rerr := ReadStatus(h); told != nil && rerr == nil && r.State == runner.Failed {
+			h.logf("the platform says: %s; there is no runner to give back", told.Kind)
+			return complete(ctx, *told)
+		}
+		select {
+		case <-time.After(watchEvery):
+		case n, open := <-notices:
+			if told = &n; !open {
+				told, notices = nil, nil // the platform has no more to say
+			}
+		case <-ctx.Done():
 			return nil
 		}
 		b, err = resume(ctx, h, p)
@@ -47,7 +59,14 @@ func Watch(ctx context.Context, h *Host, p Platform) error {
 	}
 	w := &watcher{boot: b, since: time.Now(), group: b.joinGroup(ctx)}
 	defer func() { w.group.stop() }()
-	notices := p.Notices(ctx)
+	leave := func(n Notice) error {
+		h.logf("the platform says: %s (deadline %s)", n.Kind, n.Deadline.Format(time.RFC3339))
+		w.group.stop() // its slots are no capacity any more
+		return b.drain(ctx, drainLimit(time.Duration(b.spec.DrainTimeout), n.Deadline, h.Now()), n)
+	}
+	if told != nil {
+		return leave(*told)
+	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
@@ -62,9 +81,7 @@ func Watch(ctx context.Context, h *Host, p Platform) error {
 				notices = nil // the platform has no more to say; ctx tells the end
 				continue
 			}
-			h.logf("the platform says: %s (deadline %s)", n.Kind, n.Deadline.Format(time.RFC3339))
-			w.group.stop() // its slots are no capacity any more
-			return b.drain(ctx, drainLimit(time.Duration(b.spec.DrainTimeout), n.Deadline, h.Now()), n)
+			return leave(n)
 		case <-ctx.Done():
 			if isTrue(b.spec.DrainOnShutdown) && b.systemStops() {
 				return b.drain(context.WithoutCancel(ctx), time.Duration(b.spec.DrainTimeout), Notice{})

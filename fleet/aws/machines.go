@@ -244,6 +244,9 @@ func (c *Group) StopRoll(ctx context.Context, rollback bool) error {
 		_, err = c.asg.CancelInstanceRefresh(ctx, &autoscaling.CancelInstanceRefreshInput{AutoScalingGroupName: &c.name})
 	}
 	if isCode(err, "ActiveInstanceRefreshNotFound", "ActiveInstanceRefreshNotFoundFault") {
+		if now, err := c.refresh(ctx); rollback && err == nil && now != nil && now.Status == types.InstanceRefreshStatusRollbackInProgress {
+			return nil // the engine was faster
+		}
 		return fmt.Errorf("%w of fleet %s is under way", errNoRoll, c.g.Name)
 	}
 	return c.explain(err)
