@@ -5,9 +5,11 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -110,15 +112,18 @@ func account(ts *testscript.TestScript, neg bool, args []string) {
 
 // disk writes a disk of the metal target: disk FILE BAKE-ID
 func disk(ts *testscript.TestScript, neg bool, args []string) {
-	file := ts.MkAbs(args[0])
-	ts.Check(os.MkdirAll(filepath.Dir(file), 0o755))
+	ts.Check(awsDisk(ts.MkAbs(args[0]), args[1]))
+}
+
+// awsDisk writes a disk that was baked for EC2, with its manifest.
+func awsDisk(file, bakeID string) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
 	sector := make([]byte, 1<<20)
 	sector[0], sector[510], sector[511] = 0xfa, 0x55, 0xaa
-	ts.Check(os.WriteFile(file, sector, 0o600))
-	ts.Check(os.Truncate(file, 1<<30))
-	m, err := json.Marshal(builder.Manifest{PlanHash: "abc", Platform: "aws", BakeID: args[1]})
-	ts.Check(err)
-	ts.Check(os.WriteFile(filepath.Join(filepath.Dir(file), "manifest.json"), m, 0o600))
+	m, err := json.Marshal(builder.Manifest{PlanHash: "abc", Platform: "aws", BakeID: bakeID})
+	return errors.Join(err, os.WriteFile(file, sector, 0o600), os.Truncate(file, 1<<30), os.WriteFile(filepath.Join(filepath.Dir(file), "manifest.json"), m, 0o600))
 }
 
 // left prints what the account holds.
@@ -128,4 +133,82 @@ func left(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("left behind: %s", strings.Join(list, ", "))
 	}
 	_, _ = fmt.Fprintln(ts.Stdout(), strings.Join(list, "\n"))
+}
+
+// TestAWSKilled kills the program at one call after the other, as kill -9 does, and has gc clean up: by the ledger on this
+// machine, by tags alone on another. What was finished stays.
+func TestAWSKilled(t *testing.T) {
+	program, err := exec.LookPath("dorunner-bake")
+	if err != nil {
+		t.Fatal(err)
+	}
+	step, last := 4, 0
+	switch {
+	case testing.Short():
+		step = 17
+	case os.Getenv("DORUNNER_SOAK") != "":
+		step = 1
+	}
+	for n, killed := 1, true; killed; n += step {
+		for _, elsewhere := range []bool{false, true} {
+			dir := t.TempDir()
+			if err := awsDisk(filepath.Join(dir, "disk", "disk.raw"), "20260101-000000-000001"); err != nil {
+				t.Fatal(err)
+			}
+			server := awstest.New(awstest.Options{Dir: dir})
+			web := httptest.NewServer(server)
+			command := func(state string, args ...string) *exec.Cmd {
+				cmd := exec.Command(program, args...)
+				cmd.Dir = dir
+				cmd.Env = append(os.Environ(), "DORUNNER_STATE_DIR="+filepath.Join(dir, state), "HOME="+dir, "AWS_ENDPOINT_URL="+web.URL, "AWS_REGION=us-east-1",
+					"AWS_ACCESS_KEY_ID=AKIDTEST", "AWS_SECRET_ACCESS_KEY=secret", "AWS_EC2_METADATA_DISABLED=true")
+				return cmd
+			}
+			cmd := command("state", "aws", "--from-disk", filepath.Join("disk", "disk.raw"), "--copy-to", "eu-west-1,ap-southeast-1", "--deprecate-after", "9")
+			started := make(chan struct{})
+			server.OnCall = func(c awstest.Call) awstest.Reaction {
+				if <-started; c.N == n {
+					_ = cmd.Process.Kill() // the call takes effect all the same
+				}
+				return awstest.Reaction{}
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			close(started)
+			_ = cmd.Wait()
+			killed = !cmd.ProcessState.Exited()
+			gc := []string{"gc", "aws", "--yes"}
+			state := "state"
+			if elsewhere {
+				gc, state = append(gc, "--all"), "another"
+			}
+			if out, err := command(state, gc...).CombinedOutput(); err != nil {
+				t.Errorf("killed at call %d: gc: %v\n%s", n, err, out)
+			}
+			whole := map[string]bool{}
+			for _, i := range server.Images() {
+				whole[i.ID] = i.Tags["dorunner:expires"] == "" && i.State == "available"
+				for _, s := range i.Snapshots {
+					whole[s] = whole[i.ID]
+				}
+			}
+			for _, l := range server.Left() {
+				if !whole[strings.Fields(l)[1]] {
+					t.Errorf("killed at call %d, gc elsewhere %v: left %s", n, elsewhere, l)
+				}
+			}
+			for _, c := range server.Complaints() {
+				t.Errorf("the service complains: %s", c)
+			}
+			web.Close()
+			if t.Failed() {
+				return
+			}
+		}
+		last = n
+	}
+	if last < 15 {
+		t.Errorf("a bake made no %d calls", last)
+	}
 }
