@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -188,17 +189,38 @@ func HostMeta(name string, contents ...[]byte) Meta {
 // HostSeeds are the seeds of many machines, in their order. They are made on all cores.
 func HostSeeds(base runner.Spec, hosts []Host, o Options) ([][]iso9660.File, error) {
 	out, errs := make([][]iso9660.File, len(hosts)), make([]error, len(hosts))
+	each(len(hosts), runtime.GOMAXPROCS(0), func(i int) bool {
+		out[i], errs[i] = hosts[i].seed(base, o)
+		return true
+	})
+	return out, errors.Join(errs...)
+}
+
+// WriteSeeds writes the seeds of HostSeeds, each with the payload, to the files of the same order. It ends at the first failure.
+// Several are written at once, because each waits for the disk.
+func WriteSeeds(files []string, seeds [][]iso9660.File, payload []iso9660.File) error {
+	errs := make([]error, len(files))
+	each(len(files), 16, func(i int) bool {
+		errs[i] = WriteISO(files[i], SeedLabel, slices.Concat(seeds[i], payload))
+		return errs[i] == nil
+	})
+	return errors.Join(errs...)
+}
+
+// each does f for 0 to n-1, several at a time, until one says false.
+func each(n, workers int, f func(int) bool) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
+	for range workers {
 		wg.Go(func() {
-			for i := int(next.Add(1)) - 1; i < len(hosts); i = int(next.Add(1)) - 1 {
-				out[i], errs[i] = hosts[i].seed(base, o)
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				if !f(i) {
+					next.Store(int64(n))
+				}
 			}
 		})
 	}
 	wg.Wait()
-	return out, errors.Join(errs...)
 }
 
 func (h Host) seed(base runner.Spec, o Options) ([]iso9660.File, error) {

@@ -55,14 +55,18 @@ func Write(w io.Writer, label string, files []File) error {
 	if err != nil {
 		return err
 	}
-	b := bufio.NewWriterSize(w, 1<<20)
+	b := bufio.NewWriterSize(w, 1<<16)
 	if err := t.writeHead(b); err != nil {
 		return err
 	}
 	if err := b.Flush(); err != nil {
 		return err
 	}
-	buf := make([]byte, 1<<20)
+	var largest int64
+	for _, n := range t.files {
+		largest = max(largest, n.file.Size)
+	}
+	buf := make([]byte, min(max(largest, 1), 1<<20))
 	for _, n := range t.files {
 		if err := copyFile(w, n.file, buf); err != nil {
 			return fmt.Errorf("%s: %w", n.file.Path, err)

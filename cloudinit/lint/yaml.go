@@ -68,7 +68,7 @@ var secondDocument = regexp.MustCompile(`(?m)^---`)
 // itself, aliases that unfold without end. It also tells of keys that stand twice, of which the last silently wins.
 func (l *linter) sane(layer *decode.Layer, n *yaml.Node, open map[*yaml.Node]bool, count *int) bool {
 	at := layer.Offset(n.Line, n.Column)
-	if *count++; *count > maxNodes || len(open) > maxDepth {
+	if *count++; *count > max(maxNodes, len(layer.Data)) || len(open) > maxDepth { // what stands in the text takes a byte each
 		l.add(layer, at, "yaml", false, "", "", "the document is nested too deeply, or its aliases unfold without end")
 		return false
 	}

@@ -187,12 +187,7 @@ func (a *app) hostSeeds(plan *images.Plan, o isoFlags, gen cloudinit.Options, pa
 	for _, h := range hosts {
 		made = append(made, filepath.Join(strings.TrimSuffix(o.out, ".iso"), h.Name+".iso"))
 	}
-	for i, file := range made {
-		if err := cloudinit.WriteISO(file, cloudinit.SeedLabel, append(seeds[i], payload...)); err != nil {
-			return nil, err
-		}
-	}
-	return made, nil
+	return made, cloudinit.WriteSeeds(made, seeds, payload)
 }
 
 // payload is what a stock system lacks.
