@@ -62,6 +62,14 @@ type Rolling struct {
 	Failed  bool      `json:"failed"` // done, and not as was wanted
 }
 
+// Machines is a number of machines as people write it.
+func Machines(n int) string {
+	if n == 1 {
+		return "1 machine"
+	}
+	return fmt.Sprintf("%d machines", n)
+}
+
 // In counts the members in a phase.
 func (c *Census) In(p Phase) int {
 	n := 0

@@ -325,7 +325,7 @@ func Follow(ctx context.Context, c Cloud, o Options) error {
 			return nil
 		default:
 			r.Progress.Count("roll", int64(roll.Percent), 100, "%")
-			if text := fmt.Sprintf("roll %s, %d%%, %d machines to go; %s", roll.Status, roll.Percent, roll.Left, census); text != told {
+			if text := fmt.Sprintf("roll %s, %d%%, %s to go; %s", roll.Status, roll.Percent, Machines(roll.Left), census); text != told {
 				told = text
 				r.Progress.Info("%s", text)
 			}
@@ -443,7 +443,7 @@ func (r *run) awaitRunners(ctx context.Context) error {
 		r.Progress.Count("online", int64(census.In(Serving)), int64(census.Desired), "machines")
 		seen.look(census, nil)
 		if n := len(seen.lost); n >= failuresEnough {
-			return false, fmt.Errorf("the first boot of %d machines failed, and the group goes on trying: `dorunner-bake fleet scale` to 0 stops that", n)
+			return false, fmt.Errorf("the first boot of %s failed, and the group goes on trying: `dorunner-bake fleet scale` to 0 stops that", Machines(n))
 		}
 		return census.Settled(), nil
 	})

@@ -569,7 +569,7 @@ func (f *fleetRun) table(s *fleet.Status, now time.Time) {
 		_, _ = fmt.Fprintf(f.err, "the cloud says: %s\n", t)
 	}
 	if s.Roll != nil && !s.Roll.Done {
-		_, _ = fmt.Fprintf(f.err, "roll %s: %d%%, %d machines to go %s\n", s.Roll.Status, s.Roll.Percent, s.Roll.Left, s.Roll.Reason)
+		_, _ = fmt.Fprintf(f.err, "roll %s: %d%%, %s to go %s\n", s.Roll.Status, s.Roll.Percent, fleet.Machines(s.Roll.Left), s.Roll.Reason)
 	}
 }
 

@@ -190,7 +190,7 @@ func (c *Group) planRoll(ctx context.Context, have *types.AutoScalingGroup) ([]f
 	if len(f) == 0 && !c.how.Force {
 		return nil, nil
 	}
-	note := fmt.Sprintf("%d machines are replaced: new ones come first, old ones finish their jobs", len(have.Instances))
+	note := fmt.Sprintf("replaces %s: new ones come first, old ones finish their jobs", fleet.Machines(len(have.Instances)))
 	now, err := c.refresh(ctx)
 	if err != nil {
 		return nil, err

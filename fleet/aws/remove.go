@@ -29,9 +29,9 @@ func (c *Group) Remains(ctx context.Context) ([]fleet.Change, error) {
 	if g != nil {
 		note := ""
 		if n := len(g.Instances); n > 0 {
-			note = fmt.Sprintf("%d machines finish their jobs first, within %s", n, time.Duration(c.g.DrainTimeout))
+			note = fmt.Sprintf("running jobs of %s finish first, within %s", fleet.Machines(n), time.Duration(c.g.DrainTimeout))
 			if c.how.Now {
-				note = fmt.Sprintf("%d machines end at once, and their jobs are lost", n)
+				note = fmt.Sprintf("running jobs of %s are lost", fleet.Machines(n))
 			}
 		}
 		add("auto scaling group", c.name, note, c.removeGroup)
@@ -109,7 +109,7 @@ func (c *Group) removeGroup(ctx context.Context) error {
 		}
 		if n := len(g.Instances); n != told {
 			told = n
-			c.how.Info("%d machines to go", n)
+			c.how.Info("%s to go", fleet.Machines(n))
 		}
 		return false, nil
 	})
