@@ -33,6 +33,12 @@ type Roller interface {
 	StopRoll(ctx context.Context, rollback bool) error
 }
 
+// Mender is a Cloud whose engine leaves a roll that failed as it is. Mend has new machines be made as the old ones were;
+// where nothing has failed, it does nothing.
+type Mender interface {
+	Mend(ctx context.Context) error
+}
+
 // Scaler is a Cloud whose group can be given another size.
 type Scaler interface {
 	Scale(ctx context.Context, machines int) error
@@ -319,7 +325,11 @@ func Follow(ctx context.Context, c Cloud, o Options) error {
 				return errors.New("there is no roll to follow")
 			}
 		case roll.Done && roll.Failed:
-			return fmt.Errorf("the roll ended as %s%s; %s", roll.Status, because(roll.Reason), r.why(ctx, census, seen.failed()))
+			err := fmt.Errorf("the roll ended as %s%s; %s", roll.Status, because(roll.Reason), r.why(ctx, census, seen.failed()))
+			if m, can := c.(Mender); can {
+				err = errors.Join(err, m.Mend(ctx))
+			}
+			return err
 		case roll.Done:
 			r.Progress.Count("roll", 100, 100, "%")
 			return nil

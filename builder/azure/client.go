@@ -50,6 +50,7 @@ type api struct {
 	vms         *armcompute.VirtualMachinesClient
 	sets        *armcompute.VirtualMachineScaleSetsClient
 	setVMs      *armcompute.VirtualMachineScaleSetVMsClient
+	rolls       *armcompute.VirtualMachineScaleSetRollingUpgradesClient
 	images      *armcompute.ImagesClient
 	galleries   *armcompute.GalleriesClient
 	definitions *armcompute.GalleryImagesClient
@@ -123,7 +124,7 @@ func newAPI(spec images.Azure, o Options) (*api, error) {
 	a.ips, a.nics = network.NewPublicIPAddressesClient(), network.NewInterfacesClient()
 	a.skus, a.usages, a.platform = compute.NewResourceSKUsClient(), compute.NewUsageClient(), compute.NewVirtualMachineImagesClient()
 	a.vms, a.sets, a.setVMs = compute.NewVirtualMachinesClient(), compute.NewVirtualMachineScaleSetsClient(), compute.NewVirtualMachineScaleSetVMsClient()
-	a.images, a.disks = compute.NewImagesClient(), compute.NewDisksClient()
+	a.images, a.disks, a.rolls = compute.NewImagesClient(), compute.NewDisksClient(), compute.NewVirtualMachineScaleSetRollingUpgradesClient()
 	a.galleries, a.definitions, a.versions = compute.NewGalleriesClient(), compute.NewGalleryImagesClient(), compute.NewGalleryImageVersionsClient()
 	return a, nil
 }

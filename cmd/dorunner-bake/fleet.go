@@ -34,7 +34,7 @@ type fleetTarget struct {
 }
 
 // fleetTargets are the rows; each stands in the file of its name.
-func fleetTargets() []fleetTarget { return []fleetTarget{fleetAWS()} }
+func fleetTargets() []fleetTarget { return []fleetTarget{fleetAWS(), fleetAzure()} }
 
 // fleetVerb is what is done to a group.
 type fleetVerb struct {

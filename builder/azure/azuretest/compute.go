@@ -56,6 +56,7 @@ func (s *Server) compute() *compute.ServerFactory {
 	s.images(f)
 	s.galleries(f)
 	s.disks(f)
+	s.scaleSets(f)
 	return f
 }
 
@@ -155,7 +156,7 @@ func (s *Server) machines(f *compute.ServerFactory) {
 		defer s.mu.Unlock()
 		r, e := s.find(id(rg, name))
 		if e == nil {
-			r.set("Updating")
+			r.setState("Updating")
 			s.begin(ctx, r, s.Delays.Deallocate, func() { r.power = "deallocated" })
 		}
 		return accepted(armcompute.VirtualMachinesClientDeallocateResponse{}, e)
@@ -450,7 +451,7 @@ func (s *Server) patch(ctx context.Context, id string, in map[string]any, delay 
 		r.body["tags"] = tags
 	}
 	merge(r.body, map[string]any{"properties": in["properties"]})
-	r.set("Updating")
+	r.setState("Updating")
 	s.begin(ctx, r, delay, func() { s.replicate(r) })
 	return toMap(r.body), nil
 }

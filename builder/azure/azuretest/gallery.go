@@ -183,6 +183,6 @@ func (s *Server) Add(id string, body any) {
 	if r.kind == "microsoft.compute/virtualmachines" {
 		r.power = "running"
 	}
-	r.set(state)
+	r.setState(state)
 	s.store[strings.ToLower(id)] = r
 }

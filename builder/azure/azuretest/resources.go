@@ -2,8 +2,10 @@ package azuretest
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,6 +78,14 @@ func (s *Server) resources() *resources.ServerFactory {
 	f.Server.BeginDeleteByID = func(ctx context.Context, id, _ string, _ *armresources.ClientBeginDeleteByIDOptions) (azfake.PollerResponder[armresources.ClientDeleteByIDResponse], azfake.ErrorResponder) {
 		return accepted(armresources.ClientDeleteByIDResponse{}, s.drop(ctx, "/"+strings.TrimPrefix(id, "/")))
 	}
+	f.Server.BeginCreateOrUpdateByID = func(ctx context.Context, id, _ string, in armresources.GenericResource, _ *armresources.ClientBeginCreateOrUpdateByIDOptions) (azfake.PollerResponder[armresources.ClientCreateOrUpdateByIDResponse], azfake.ErrorResponder) {
+		v, e := s.putGeneric(ctx, "/"+strings.TrimPrefix(id, "/"), in)
+		return accepted(armresources.ClientCreateOrUpdateByIDResponse{GenericResource: v}, e)
+	}
+	f.Server.GetByID = func(_ context.Context, id, _ string, _ *armresources.ClientGetByIDOptions) (azfake.Responder[armresources.ClientGetByIDResponse], azfake.ErrorResponder) {
+		v, e := get[armresources.GenericResource](s, "/"+strings.TrimPrefix(id, "/"))
+		return answer(armresources.ClientGetByIDResponse{GenericResource: v}, e)
+	}
 	f.Server.NewListPager = func(o *armresources.ClientListOptions) azfake.PagerResponder[armresources.ClientListResponse] {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -92,6 +102,82 @@ func (s *Server) resources() *resources.ServerFactory {
 		})
 	}
 	return f
+}
+
+// putGeneric makes what has no client of its own in the SDK's core modules: identities, roles, autoscale settings.
+func (s *Server) putGeneric(ctx context.Context, id string, in armresources.GenericResource) (out armresources.GenericResource, e *armError) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	bad := func(format string, args ...any) *armError {
+		return fail(http.StatusBadRequest, "BadRequest", format, args...)
+	}
+	kind := kindOf(id)
+	if kind == "microsoft.authorization/roleassignments" && in.Location == nil {
+		in.Location = to.Ptr("global") // they live nowhere
+	}
+	r, e := s.put(ctx, id, in, s.Delays.Network, func(r *resource) *armError {
+		props, _ := r.body["properties"].(map[string]any)
+		switch kind {
+		case "microsoft.managedidentity/userassignedidentities":
+			r.body["properties"] = map[string]any{"principalId": "principal-of-" + at(r.body, "name"), "clientId": "client-of-" + at(r.body, "name")}
+		case "microsoft.authorization/roleassignments":
+			scope := id[:strings.LastIndex(strings.ToLower(id), "/providers/microsoft.authorization")]
+			if vault, _, isSecret := strings.Cut(scope, "/secrets/"); isSecret {
+				if _, e := s.find(vault); e != nil {
+					return e
+				}
+			} else if _, e := s.find(scope); e != nil {
+				return e
+			}
+			known := s.all("microsoft.managedidentity/userassignedidentities", "")
+			if !slices.ContainsFunc(known, func(i *resource) bool { return at(i.body, "properties", "principalId") == at(props, "principalId") }) {
+				return bad("PrincipalNotFound: Principal %s does not exist in the directory.", at(props, "principalId"))
+			}
+			if at(props, "principalType") == "" {
+				return bad("a new principal is not known everywhere: principalType says what it is")
+			}
+			for _, other := range s.all(kind, "") {
+				if other.id != id && at(other.body, "properties", "scope") == scope && at(other.body, "properties", "roleDefinitionId") == at(props, "roleDefinitionId") &&
+					at(other.body, "properties", "principalId") == at(props, "principalId") {
+					return fail(http.StatusConflict, "RoleAssignmentExists", "The role assignment already exists.")
+				}
+			}
+			props["scope"] = scope
+		case "microsoft.insights/autoscalesettings":
+			if _, e := s.find(at(props, "targetResourceUri")); e != nil {
+				return e
+			}
+			profiles, _ := props["profiles"].([]any)
+			if len(profiles) == 0 || len(profiles) > 20 {
+				return bad("an autoscale setting has 1 to 20 profiles")
+			}
+			for _, p := range profiles {
+				if c, _ := p.(map[string]any)["capacity"].(map[string]any); at(c, "minimum") == "" || at(c, "maximum") == "" || at(c, "default") == "" {
+					return bad("the capacity of a profile is minimum, maximum and default, as strings")
+				}
+			}
+		default:
+			return bad("%s is not known here", kind)
+		}
+		return nil
+	}, nil)
+	if e != nil {
+		return out, e
+	}
+	return from[armresources.GenericResource](r.body), nil
+}
+
+// roleAssignments lists those of one principal.
+func (s *Server) roleAssignments(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := []any{}
+	for _, a := range s.all("microsoft.authorization/roleassignments", "") {
+		if r.URL.Query().Get("$filter") == "principalId eq '"+at(a.body, "properties", "principalId")+"'" {
+			out = append(out, a.body)
+		}
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"value": out})
 }
 
 var filterTerm = regexp.MustCompile(`^(tagName|resourceType) eq '([^']+)'$`)
@@ -138,7 +224,7 @@ func (s *Server) drop(ctx context.Context, id string) *armError {
 	if r.state == "Deleting" && r.op != nil {
 		delay = time.Until(r.op.due) // it is going already
 	}
-	r.set("Deleting")
+	r.setState("Deleting")
 	s.begin(ctx, r, delay, func() {
 		if r.kind == "microsoft.compute/virtualmachines" {
 			s.cascade(r)
@@ -200,7 +286,7 @@ func (s *Server) network() *network.ServerFactory {
 	f.SecurityGroupsServer.BeginCreateOrUpdate = func(ctx context.Context, rg, name string, in armnetwork.SecurityGroup, _ *armnetwork.SecurityGroupsClientBeginCreateOrUpdateOptions) (azfake.PollerResponder[armnetwork.SecurityGroupsClientCreateOrUpdateResponse], azfake.ErrorResponder) {
 		v, e := create[armnetwork.SecurityGroup](s, ctx, rid(rg, ns, "networkSecurityGroups", name), in, s.Delays.Network, func(r *resource) *armError {
 			for _, rule := range in.Properties.SecurityRules {
-				if p := rule.Properties; *p.Direction == armnetwork.SecurityRuleDirectionInbound && strings.Contains("*Internet0.0.0.0/0", *p.SourceAddressPrefix) {
+				if p := rule.Properties; *p.Direction == armnetwork.SecurityRuleDirectionInbound && *p.Access == armnetwork.SecurityRuleAccessAllow && strings.Contains("*Internet0.0.0.0/0", *p.SourceAddressPrefix) {
 					return fail(http.StatusForbidden, "RequestDisallowedByPolicy", "a rule that lets in everybody is not allowed here")
 				}
 			}

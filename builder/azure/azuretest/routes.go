@@ -15,6 +15,7 @@ const (
 	inGroup = inSub + "/resourcegroups/*"
 	compu   = inGroup + "/providers/microsoft.compute"
 	tags    = "/providers/microsoft.resources/tags/default"
+	roles   = "/providers/microsoft.authorization/roleassignments"
 	netw    = inGroup + "/providers/microsoft.network"
 )
 
@@ -34,9 +35,20 @@ var routes = []route{
 	{"PATCH", inGroup + tags, "resources", "TagsClient.BeginUpdateAtScope"},
 	{"PATCH", inGroup + "/providers/*/*/*" + tags, "resources", "TagsClient.BeginUpdateAtScope"},
 	{"PATCH", inGroup + "/providers/*/*/*/*/*" + tags, "resources", "TagsClient.BeginUpdateAtScope"},
+	{"DELETE", compu + "/virtualmachinescalesets/*", "compute", "VirtualMachineScaleSetsClient.BeginDelete"},
 	{"DELETE", inGroup + "/providers/*/*/*", "resources", "Client.BeginDeleteByID"},
 	{"DELETE", inGroup + "/providers/*/*/*/*/*", "resources", "Client.BeginDeleteByID"},
 	{"DELETE", inGroup + "/providers/*/*/*/*/*/*/*", "resources", "Client.BeginDeleteByID"},
+	{"DELETE", inGroup + "/providers/*/*/*/*/*" + roles + "/*", "resources", "Client.BeginDeleteByID"},
+	{"GET", inSub + roles, "roles", "RoleAssignments"},
+	{"PUT", inGroup + "/providers/microsoft.managedidentity/userassignedidentities/*", "resources", "Client.BeginCreateOrUpdateByID"},
+	{"GET", inGroup + "/providers/microsoft.managedidentity/userassignedidentities/*", "resources", "Client.GetByID"},
+	{"PUT", inGroup + "/providers/microsoft.insights/autoscalesettings/*", "resources", "Client.BeginCreateOrUpdateByID"},
+	{"GET", inGroup + "/providers/microsoft.insights/autoscalesettings/*", "resources", "Client.GetByID"},
+	{"PUT", inGroup + "/providers/*/*/*" + roles + "/*", "resources", "Client.BeginCreateOrUpdateByID"},
+	{"GET", inGroup + "/providers/*/*/*" + roles + "/*", "resources", "Client.GetByID"},
+	{"PUT", inGroup + "/providers/*/*/*/*/*" + roles + "/*", "resources", "Client.BeginCreateOrUpdateByID"},
+	{"GET", inGroup + "/providers/*/*/*/*/*" + roles + "/*", "resources", "Client.GetByID"},
 
 	{"PUT", netw + "/networksecuritygroups/*", "network", "SecurityGroupsClient.BeginCreateOrUpdate"},
 	{"GET", netw + "/networksecuritygroups/*", "network", "SecurityGroupsClient.Get"},
@@ -55,6 +67,13 @@ var routes = []route{
 	{"GET", inSub + "/providers/microsoft.compute/virtualmachines", "compute", "VirtualMachinesClient.NewListAllPager"},
 	{"GET", inSub + "/providers/microsoft.compute/virtualmachinescalesets", "compute", "VirtualMachineScaleSetsClient.NewListAllPager"},
 	{"GET", compu + "/virtualmachinescalesets/*/virtualmachines", "compute", "VirtualMachineScaleSetVMsClient.NewListPager"},
+	{"PUT", compu + "/virtualmachinescalesets/*", "compute", "VirtualMachineScaleSetsClient.BeginCreateOrUpdate"},
+	{"PATCH", compu + "/virtualmachinescalesets/*", "compute", "VirtualMachineScaleSetsClient.BeginUpdate"},
+	{"GET", compu + "/virtualmachinescalesets/*", "compute", "VirtualMachineScaleSetsClient.Get"},
+	{"POST", compu + "/virtualmachinescalesets/*/delete", "compute", "VirtualMachineScaleSetsClient.BeginDeleteInstances"},
+	{"GET", compu + "/virtualmachinescalesets/*/rollingupgrades/latest", "compute", "VirtualMachineScaleSetRollingUpgradesClient.GetLatest"},
+	{"POST", compu + "/virtualmachinescalesets/*/rollingupgrades/cancel", "compute", "VirtualMachineScaleSetRollingUpgradesClient.BeginCancel"},
+	{"GET", compu + "/virtualmachines", "compute", "VirtualMachinesClient.NewListPager"},
 	{"PUT", compu + "/virtualmachines/*", "compute", "VirtualMachinesClient.BeginCreateOrUpdate"},
 	{"PATCH", compu + "/virtualmachines/*", "compute", "VirtualMachinesClient.BeginUpdate"},
 	{"GET", compu + "/virtualmachines/*", "compute", "VirtualMachinesClient.Get"},

@@ -69,6 +69,8 @@ type Server struct {
 	SAS         func(disk string, size int64) string // where a disk is uploaded to; default this server's own page blobs
 	Revoked     func(disk string)                    // access to a disk was revoked
 	OnPage      func(put int, at int64) int          // before the Nth write of pages, at a byte; a status refuses it
+	Health      func(vm, image string) string        // what the health extension says of a scale set's machine that is up; default healthy
+	Drained     func(vm string) bool                 // whether a scale set's machine that is to go has approved of it; default at once
 	Controllers string                               // of disks that platform images know; default "SCSI, NVMe"
 	Page        int                                  // resources per page of a listing; default 2
 
@@ -80,6 +82,7 @@ type Server struct {
 	skus    []SKU
 	calls   []Call
 	unknown []string
+	killed  []string
 	dead    bool
 	seq     int
 }
@@ -280,6 +283,9 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request, rt route, hit 
 		return
 	case "permissions":
 		s.permissions(w)
+		return
+	case "roles":
+		s.roleAssignments(w, r)
 		return
 	}
 	b := &begun{}

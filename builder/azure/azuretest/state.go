@@ -24,6 +24,8 @@ type resource struct {
 	generalized bool
 	upload      string // of a disk: "", ReadyToUpload, ActiveUpload, Unattached, Attached
 	replicated  []string
+	set         *scaleSet // what a scale set does
+	member      *member   // what a machine is in one
 }
 
 // operation is a long-running one.
@@ -31,7 +33,8 @@ type operation struct {
 	id, location string
 	due          time.Time
 	failure      *armError
-	then         func() // what happens when it succeeds
+	then         func()      // what happens when it succeeds
+	ready        func() bool // what it waits for besides; nil for nothing
 	target       *resource
 	status       string
 	result       any
@@ -40,9 +43,10 @@ type operation struct {
 // settle lets every operation end whose time has come. The caller holds the lock.
 func (s *Server) settle() {
 	now := time.Now()
+	s.work()
 	for _, id := range slices.Sorted(maps.Keys(s.ops)) {
 		op := s.ops[id]
-		if op.status != "InProgress" || now.Before(op.due) {
+		if op.status != "InProgress" || now.Before(op.due) || op.ready != nil && !op.ready() {
 			continue
 		}
 		op.status = "Succeeded"
@@ -52,7 +56,7 @@ func (s *Server) settle() {
 		}
 		if op.target != nil && op.target.op == op {
 			op.target.op = nil
-			op.target.set(state)
+			op.target.setState(state)
 		}
 		if op.failure == nil && op.then != nil {
 			op.then()
@@ -101,7 +105,7 @@ func (s *Server) operation(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(out)
 }
 
-func (r *resource) set(state string) {
+func (r *resource) setState(state string) {
 	r.state = state
 	props, _ := r.body["properties"].(map[string]any)
 	if props == nil {
@@ -125,11 +129,11 @@ func (r *resource) tags() map[string]string {
 	return out
 }
 
-// kindOf is the lower-case type of what an id names.
+// kindOf is the lower-case type of what an id names; of something that hangs on another resource, its own.
 func kindOf(id string) string {
 	parts := strings.Split(strings.Trim(strings.ToLower(id), "/"), "/")
-	for i, p := range parts {
-		if p == "providers" && i+2 < len(parts) {
+	for i := len(parts) - 3; i >= 0; i-- {
+		if parts[i] == "providers" {
 			kind := parts[i+1]
 			for j := i + 2; j < len(parts); j += 2 {
 				kind += "/" + parts[j]
@@ -184,7 +188,7 @@ func (s *Server) put(ctx context.Context, id string, in any, delay time.Duration
 			return nil, e
 		}
 	}
-	r.set("Creating")
+	r.setState("Creating")
 	s.store[strings.ToLower(id)] = r
 	s.begin(ctx, r, delay, func() {
 		if then != nil {
