@@ -224,6 +224,15 @@ func (s *setting) text() string {
 	return strings.Join(out, "; ")
 }
 
+// Autoscale is the setting by which Azure would keep so many percent of the job slots busy.
+func (c *Group) Autoscale(percent int) any {
+	s, err := c.setting(percent)
+	if err != nil { // planning it says so too
+		return map[string]string{"error": err.Error()}
+	}
+	return s
+}
+
 func (c *Group) putAutoscale(ctx context.Context, s *setting) error {
 	_, err := c.a.Put(ctx, c.autoscaleID(), autoscaleVersion, armresources.GenericResource{Location: &c.location, Tags: c.tags(nil), Properties: s})
 	return err

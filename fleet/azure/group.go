@@ -47,6 +47,7 @@ type Group struct {
 	subnet   string
 	sizes    []string
 	zones    []string
+	notes    []string // what whoever makes the group should know
 	now      func() time.Time
 }
 
@@ -61,12 +62,10 @@ var (
 
 // Open reaches a fleet in a subscription; it asks nothing yet.
 func Open(cloud *azure.Cloud, g *fleet.Group, how fleet.How) (*Group, error) {
-	// Health is asked for by the extension, and load is published for the rules, only where there is such.
+	// The health extension asks for it.
 	r := &g.Runner
 	r.HealthPort = cmp.Or(r.HealthPort, healthPort)
-	if g.Autoscale > 0 {
-		r.PublishLoad = new(true)
-	}
+	r.ProtectBusy = nil // Flexible scale sets know no protection: a machine that is to go drains instead
 	made, err := cloudinit.Generate(*r, cloudinit.Options{Cloud: "azure", CloudInit: g.Plan.Base.CloudInit, Gzip: true})
 	if err != nil {
 		return nil, err
@@ -141,6 +140,7 @@ func (c *Group) look(ctx context.Context) ([]fleet.Change, error) {
 	if c.location, err = c.a.Location(ctx); err != nil {
 		return nil, err
 	}
+	c.notes = nil
 	var errs []error
 	if c.image, _, err = c.a.Image(ctx, c.g.Image); err != nil {
 		errs = append(errs, err)
@@ -166,9 +166,13 @@ func (c *Group) look(ctx context.Context) ([]fleet.Change, error) {
 		}
 	}
 	if limit := 15 * time.Minute; time.Duration(c.g.DrainTimeout) > limit {
-		c.how.Info("Azure waits 15 minutes for a machine that is to go, and fleet.drain_timeout is %s: jobs that take longer are lost when the group shrinks or is rolled", time.Duration(c.g.DrainTimeout))
+		c.note("Azure waits 15 minutes for a machine that is to go, and fleet.drain_timeout is %s: jobs that take longer are lost when the group shrinks or is rolled", time.Duration(c.g.DrainTimeout))
 	}
 	return nil, errors.Join(errs...)
+}
+
+func (c *Group) note(format string, args ...any) {
+	c.notes = append(c.notes, fmt.Sprintf(format, args...))
 }
 
 // checkSubnet finds the subnet, and whether machines get out of it: those of a scale set have no way out by themselves.
@@ -185,7 +189,7 @@ func (c *Group) checkSubnet(ctx context.Context) error {
 		return azure.Explain(ctx, err)
 	}
 	if p := s.Properties; p != nil && p.NatGateway == nil && p.RouteTable == nil {
-		c.how.Info("subnet %s has neither a NAT gateway nor a route table: machines of a scale set do not reach the internet from there, and so neither GitLab nor a registry", parts[9])
+		c.note("subnet %s has neither a NAT gateway nor a route table: machines of a scale set do not reach the internet from there, and so neither GitLab nor a registry", parts[9])
 	}
 	return nil
 }

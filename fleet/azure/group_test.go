@@ -2,6 +2,7 @@ package azure
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -278,6 +279,49 @@ func TestRollToBrokenImage(t *testing.T) {
 func (w *world) scale(ctx context.Context, machines int) error {
 	g, c := w.open()
 	return fleet.Scale(ctx, g, c, machines, w.options())
+}
+
+// The documented role, with the right to give roles, suffices for everything, and holds nothing that is never used.
+func TestDocumentedRole(t *testing.T) {
+	text, err := os.ReadFile("../../docs/azure.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(text), "<!-- role: fleet -->\n```json\n")
+	body, _, _ := strings.Cut(after, "```")
+	var role struct{ Actions []string }
+	if err := json.Unmarshal([]byte(body), &role); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.spec.Fleet.Schedule = []images.Schedule{{Cron: "30 6 * * MON-FRI", Desired: new(5)}}
+		w.server.Allow = append(slices.Clone(role.Actions), "Microsoft.Authorization/roleAssignments/write", "Microsoft.Authorization/roleAssignments/delete")
+		for _, version := range []string{"1.0.0", "2.0.0"} {
+			w.image(version)
+			if err := w.apply(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, c := w.open()
+		if err := c.Replace(t.Context(), w.server.Machines(setID)[0]); err != nil {
+			t.Error(err)
+		}
+		if err := c.StopRoll(t.Context(), false); err != nil {
+			t.Error(err)
+		}
+		if err := w.destroy(t.Context()); err != nil {
+			t.Error(err)
+		}
+		w.strict()
+		for _, a := range role.Actions {
+			used := slices.ContainsFunc(w.server.Calls(), func(c azuretest.Call) bool { return strings.EqualFold(c.Action, a) })
+			// These are asked for along with writing, or when a machine does not come online.
+			if !used && a != "*/read" && !strings.Contains(a, "join/") && !strings.Contains(a, "assign/") && !strings.Contains(a, "BootDiagnostics") {
+				t.Errorf("%s is in the role and never used", a)
+			}
+		}
+	})
 }
 
 func TestForeign(t *testing.T) {

@@ -75,17 +75,3 @@ func (c *Group) removeSet(ctx context.Context) error {
 	}
 	return err
 }
-
-// Autoscale is the setting by which Azure would keep so many percent of the job slots busy, and what sets it.
-func (c *Group) Autoscale(percent int) (policy any, set func(context.Context) error) {
-	s, err := c.setting(percent)
-	if err != nil {
-		return nil, func(context.Context) error { return err }
-	}
-	return s, func(ctx context.Context) error {
-		if c.location, err = c.a.Location(ctx); err != nil {
-			return err
-		}
-		return c.putAutoscale(ctx, s)
-	}
-}

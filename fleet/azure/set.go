@@ -214,7 +214,7 @@ func (c *Group) planNew() []fleet.Change {
 	f.Set("identity", c.identity())
 	f.Set("notice before a machine ends", c.notice())
 	f.Set("a machine that is not online after", c.grace()+" is replaced")
-	return []fleet.Change{{Action: fleet.Create, Kind: "scale set", Name: c.name, Fields: f, Do: func(ctx context.Context, created func(string) error) error {
+	return []fleet.Change{{Action: fleet.Create, Kind: "scale set", Name: c.name, Fields: f, Note: strings.Join(c.notes, "\n    # "), Do: func(ctx context.Context, created func(string) error) error {
 		b, err := c.body()
 		if err != nil {
 			return err

@@ -186,3 +186,10 @@ func (s *Server) Add(id string, body any) {
 	r.setState(state)
 	s.store[strings.ToLower(id)] = r
 }
+
+// Remove takes a resource away, by its id below the subscription, and what is inside it.
+func (s *Server) Remove(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.remove("/subscriptions/" + Subscription + id)
+}
