@@ -59,8 +59,9 @@ func (b *bakery) prepare(target string, over []images.Override, already error) (
 		all = packersdk.MultiErrorAppend(all, errs...)
 	}
 	if plan != nil && b.image.FirstBoot == "" && (b.disk == nil || b.disk(plan) == "") {
-		b.image.FirstBoot, err = findFirstBoot(plan.Spec.Image.Arch)
-		all = packersdk.MultiErrorAppend(all, err)
+		if b.image.FirstBoot, err = findFirstBoot(plan.Spec.Image.Arch); err != nil {
+			all = packersdk.MultiErrorAppend(all, err)
+		}
 	}
 	b.plan = plan
 	if all != nil && len(all.Errors) > 0 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/dorunner/dorunner-bake/builder"
@@ -57,5 +58,27 @@ docs/aws.md has the permissions that are needed.`,
 			}
 			return aws.New(aws.Options{Config: cfg, Disk: plan.Spec.AWS.FromDisk}), nil
 		},
+		pipeline: func(plan *images.Plan) pipeline {
+			a := plan.Spec.AWS
+			p := pipeline{
+				Flags: " --test-boot", TestBoot: true, Before: []string{"dorunner-bake gc aws --yes"}, Prune: "dorunner-bake images aws prune",
+				Needs: []string{"AWS_ROLE_ARN and AWS_REGION are variables: a role that trusts this project's identity (OpenID Connect), with the",
+					"policy of docs/aws.md, and the region."},
+				IDToken: "sts.amazonaws.com",
+				Login:   []string{`printf %s "$DORUNNER_ID_TOKEN" >/tmp/id-token`, "export AWS_WEB_IDENTITY_TOKEN_FILE=/tmp/id-token"},
+				Actions: []action{{"aws-actions/configure-aws-credentials@v4", []string{"role-to-assume: ${{ vars.AWS_ROLE_ARN }}",
+					"aws-region: ${{ vars.AWS_REGION }}", "role-duration-seconds: 10800"}}},
+				Values: []packerValue{{"region", "The region to bake in.", a.Region}, {"instance_types", "Instance types to bake on, in order.", a.Sizes},
+					{"ami_regions", "Other regions to copy the AMI to.", a.CopyTo}, {"publish", "The SSM parameter that gets the AMI's id.", cmp.Or(a.Publish, ciParameter)},
+					{"keep", "How many images to keep.", cmp.Or(a.Keep, ciKeep)}},
+			}
+			if a.Publish == "" {
+				p.Flags += " --publish " + ciParameter
+			}
+			return p
+		},
 	}
 }
+
+// ciParameter is where a pipeline publishes the AMI's id unless the spec says.
+const ciParameter = "/dorunner/ami"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -55,6 +56,27 @@ identity); --auth forces one kind. docs/azure.md has the roles that are needed.`
 		},
 		cloud: func(_ context.Context, plan *images.Plan) (builder.Cloud, error) {
 			return azure.New(plan, azure.Options{})
+		},
+		pipeline: func(plan *images.Plan) pipeline {
+			a := plan.Spec.Azure
+			where := " --resource-group " + a.ResourceGroup
+			p := pipeline{
+				Flags: " --test-boot", TestBoot: true, Before: []string{"dorunner-bake gc azure --yes"}, Prune: "dorunner-bake images azure prune" + where,
+				Needs: []string{"AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_SUBSCRIPTION_ID are variables: an application that trusts this project's",
+					"identity (federated credential), with the roles of docs/azure.md."},
+				IDToken: "api://AzureADTokenExchange",
+				Login:   []string{`printf %s "$DORUNNER_ID_TOKEN" >/tmp/id-token`, "export AZURE_FEDERATED_TOKEN_FILE=/tmp/id-token"},
+				Actions: []action{{"azure/login@v2", []string{"client-id: ${{ vars.AZURE_CLIENT_ID }}", "tenant-id: ${{ vars.AZURE_TENANT_ID }}",
+					"subscription-id: ${{ vars.AZURE_SUBSCRIPTION_ID }}"}}},
+				Values: []packerValue{{"resource_group_name", "The resource group of the image.", a.ResourceGroup}, {"location", "The location to bake in.", a.Location},
+					{"vm_sizes", "Sizes to bake on, in order.", a.Sizes}, {"gallery_name", "The gallery to publish a version in.", a.Gallery},
+					{"gallery_image_name", "The image definition in the gallery.", a.Definition}, {"replication_regions", "Other locations of the version.", a.ReplicateTo},
+					{"keep", "How many images to keep.", cmp.Or(a.Keep, ciKeep)}},
+			}
+			if a.Gallery != "" {
+				p.Prune += " --gallery " + a.Gallery + " --definition " + a.Definition
+			}
+			return p
 		},
 	}
 }

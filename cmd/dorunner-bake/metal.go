@@ -37,5 +37,12 @@ Prints the path of each disk image. The disk is small and grows to its machine's
 		cloud: func(_ context.Context, plan *images.Plan) (builder.Cloud, error) {
 			return metal.New(plan.Spec.Metal.Method), nil
 		},
+		pipeline: func(plan *images.Plan) pipeline {
+			return pipeline{
+				Boot: "dorunner-bake launch metal --wait", Sudo: `sudo -E env "PATH=$PATH" `,
+				Packages: "qemu-system-x86 qemu-utils mmdebstrap extlinux syslinux-common gdisk fdisk e2fsprogs zerofree",
+				Values:   []packerValue{{"formats", "Formats of the disk image.", plan.Spec.Metal.Formats}, {"platform", "Which first boot is baked in.", plan.Spec.Metal.Platform}},
+			}
+		},
 	}
 }

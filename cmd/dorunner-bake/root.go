@@ -40,7 +40,7 @@ Exit codes: 0 done, 1 failed (nothing is left behind, or it is named), 2 the spe
 	for _, t := range targets {
 		add(root, "Bake an image:", bakeCmd(a, t))
 	}
-	add(root, "Write a spec:", initCmd(a), validateCmd(a))
+	add(root, "Write a spec:", initCmd(a), validateCmd(a), templateCmd(a, targets))
 	add(root, "Tell machines who they are:", userDataCmd(a), isoCmd(a), lintCmd(a))
 	add(root, "Run machines:", launchCmd(a), fleetCmd(a))
 	add(root, "Keep house:", imagesCmd(a), gcCmd(a))

@@ -21,6 +21,8 @@ type target struct {
 	example string
 	flags   []keyFlag
 	cloud   func(ctx context.Context, plan *images.Plan) (builder.Cloud, error)
+	// pipeline is how a CI bakes for it.
+	pipeline func(plan *images.Plan) pipeline
 }
 
 // targets are the rows; each stands in the file of its name.

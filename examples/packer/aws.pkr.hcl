@@ -9,11 +9,17 @@ packer {
   }
 }
 
+variable "registry_username" {
+  type        = string
+  default     = env("DORUNNER_REGISTRY_USERNAME")
+  description = "A read-only login that may pull the runner's image. It never reaches the AMI."
+}
+
 variable "registry_password" {
   type        = string
   default     = env("DORUNNER_REGISTRY_PASSWORD")
   sensitive   = true
-  description = "Password of a read-only login that may pull the runner's image. It never reaches the AMI."
+  description = "The login's password."
 }
 
 source "dorunner-aws" "runner" {
@@ -21,7 +27,7 @@ source "dorunner-aws" "runner" {
   region            = "eu-west-1"
   instance_type     = "t3a.xlarge"
   ami_regions       = ["us-east-1"]
-  registry_username = "dataops"
+  registry_username = var.registry_username
   registry_password = var.registry_password
   test_boot         = true
   publish           = "/dorunner/ami"
