@@ -44,7 +44,7 @@ soak: build
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
 	$(GO) vet ./...
-	$(GO) generate ./... && git diff --exit-code -- '*.hcl2spec.go'
+	$(GO) generate ./... && git diff --exit-code -- '*.hcl2spec.go' docs/packer
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
 	shellcheck .ci/* examples/*/*.sh
 	shellcheck --shell=dash templates/files/guest/*.sh

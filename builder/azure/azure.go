@@ -105,6 +105,12 @@ func Open(spec images.Azure, o Options) (*Cloud, error) {
 	return &Cloud{Options: o, spec: spec, api: a}, nil
 }
 
+// Base is the platform image that the bake began with, by its URN.
+func (c *Cloud) Base() builder.ManifestBase {
+	b := c.base
+	return builder.ManifestBase{OS: b.offer + " " + b.sku, Source: strings.Join([]string{b.publisher, b.offer, b.sku, b.version}, ":"), Digest: b.version}
+}
+
 // gallery tells whether a gallery version is wanted; otherwise a managed image is the result.
 func (c *Cloud) gallery() bool { return c.spec.Gallery != "" }
 

@@ -2,6 +2,7 @@ package packer
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,7 +15,9 @@ import (
 	"time"
 
 	"github.com/dorunner/dorunner-bake/builder/aws/awstest"
+	"github.com/dorunner/dorunner-bake/builder/azure/azuretest"
 	"github.com/dorunner/dorunner-bake/builder/packer/packertest"
+	"github.com/dorunner/dorunner-bake/builder/ssh"
 )
 
 // TestPlugin is the program itself: what Packer asks of every plugin.
@@ -275,6 +278,101 @@ func TestAWSThroughPacker(t *testing.T) {
 			t.Errorf("logged in: %v, through the bastion: %d", users, jump.Passed())
 		}
 	})
+}
+
+// TestProvisionerThroughPacker runs it on the machine of a builder that is not ours.
+func TestProvisionerThroughPacker(t *testing.T) {
+	p := newTool(t)
+	m := packertest.NewMachine(t)
+	host, err1 := ssh.NewKey("host")
+	client, err2 := ssh.NewKey("client")
+	key := filepath.Join(p.dir, "key")
+	err3 := os.WriteFile(key, []byte(client.PrivatePEM), 0o600)
+	err4 := m.Boot(fmt.Sprintf("ssh_keys: {ed25519_private: %q}\nssh_authorized_keys: [%q]\n", host.PrivatePEM, client.Authorized))
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		t.Fatal(err)
+	}
+	out := p.run(0, "build", p.template(fmt.Sprintf(`
+  provisioner "dorunner" {
+    firstboot        = %q
+    output_directory = "provisioned"
+    runner {
+      concurrent = 4
+    }
+  }
+`, p.boot), fmt.Sprintf(`null   ssh_host             = "127.0.0.1"
+  ssh_port             = %d
+  ssh_username         = "ubuntu"
+  ssh_private_key_file = %q
+`, m.Port, key)))
+	p.says(out, "==> null.runner: seal done")
+	if got := p.manifest("provisioned"); got.Docker != "28.1.1" || got.Platform != "nocloud" || len(got.Containers) != 2 {
+		t.Errorf("manifest %+v", got)
+	}
+	p.says(p.run(1, "validate", p.template("\n  provisioner \"dorunner\" {\n    os = \"plan9\"\n  }\n", "null   communicator = \"none\"\n")), "image.os", "plan9")
+}
+
+// TestUserDataThroughPacker writes user-data to a file, with Packer's own file builder.
+func TestUserDataThroughPacker(t *testing.T) {
+	p := newTool(t)
+	example, err := filepath.Abs("../../examples/packer/user-data.pkr.hcl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.run(0, "build", example)
+	text, err := os.ReadFile(filepath.Join(p.dir, "user-data.yaml"))
+	if err != nil || !strings.HasPrefix(string(text), "#cloud-config\n") || !strings.Contains(string(text), "ssm:/dorunner/token") || !strings.Contains(string(text), "ssm:/dorunner/vault.salt") {
+		t.Errorf("%v\n%s", err, text)
+	}
+}
+
+// TestAzureThroughPacker bakes a gallery version against the test subscription; a failing bake leaves nothing.
+func TestAzureThroughPacker(t *testing.T) {
+	p := newTool(t)
+	m := packertest.NewMachine(t)
+	server := azuretest.New()
+	server.Add("/subscriptions/"+azuretest.Subscription+"/resourceGroups/rg", map[string]any{"location": "westeurope"})
+	var current string
+	server.Booted = func(vm string) {
+		current = vm
+		if err := m.Boot(server.CustomData(vm), server.Keys(vm)...); err != nil {
+			t.Error(err)
+		}
+	}
+	m.PowerOff = func() { server.PowerOff(current) }
+	t.Cleanup(server.Listen())
+	for k, v := range server.Env() {
+		p.setenv(k, v)
+	}
+	p.setenv("AZURE_RESOURCE_MANAGER_ENDPOINT", server.URL, "AZURE_SUBSCRIPTION_ID", azuretest.Subscription)
+	source := fmt.Sprintf(`dorunner-azure   resource_group_name        = "rg"
+  gallery_name               = "images"
+  gallery_image_name         = "runner"
+  allowed_inbound_ip_address = "198.51.100.7/32"
+  ssh_port                   = %d
+  firstboot                  = %q
+`, m.Port, p.boot)
+	left := func() (list []string) {
+		for _, id := range server.Left() {
+			if !strings.HasSuffix(id, "/resourceGroups/rg") {
+				list = append(list, id)
+			}
+		}
+		return list
+	}
+
+	out := p.run(1, "build", p.template("\n  provisioner \"shell\" {\n    inline = [\"exit 3\"]\n  }\n", source))
+	if l := left(); len(l) > 0 {
+		t.Errorf("left behind: %v\n%s", l, out)
+	}
+	out = p.run(0, "build", p.template("\n  provisioner \"shell\" {\n    inline = [\"echo as ${build.User} from ${build.SourceImage}\"]\n  }\n", source))
+	p.says(out, "as dorunner-bake from ", "images were created:", "westeurope: /subscriptions/", "/galleries/images/images/runner/versions/")
+	if l := left(); len(l) != 3 { // gallery, definition, version
+		t.Errorf("the subscription holds %v\n%s", l, out)
+	}
+	for _, u := range server.Unknown() {
+		t.Errorf("unknown call: %s", u)
+	}
 }
 
 // onlyImages: so many finished images with their snapshots, and nothing else.

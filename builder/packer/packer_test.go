@@ -2,6 +2,7 @@ package packer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -35,6 +36,7 @@ type tool struct {
 	prompt            string            // answered each time that it is printed
 	answer            func(n int)       // from 0
 	process           atomic.Pointer[os.Process]
+	limit             time.Duration // of a run; default two minutes
 }
 
 func newTool(t *testing.T) *tool {
@@ -89,7 +91,7 @@ func (p *tool) wanted(status int, args []string, cmd *exec.Cmd) string {
 	return out
 }
 
-// start runs a command to its end. After two minutes it is interrupted, then killed.
+// start runs a command to its end. When it takes too long it is interrupted, then killed.
 func (p *tool) start(cmd *exec.Cmd) (out string, status int) {
 	p.t.Helper()
 	lines := &watched{tool: p}
@@ -101,8 +103,9 @@ func (p *tool) start(cmd *exec.Cmd) (out string, status int) {
 		p.t.Fatal(err)
 	}
 	p.process.Store(cmd.Process)
-	soft := time.AfterFunc(2*time.Minute, p.interrupt)
-	hard := time.AfterFunc(3*time.Minute, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	limit := cmp.Or(p.limit, 2*time.Minute)
+	soft := time.AfterFunc(limit, p.interrupt)
+	hard := time.AfterFunc(limit+time.Minute, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	_ = cmd.Wait() // its status says all
 	soft.Stop()
 	hard.Stop()

@@ -15,6 +15,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
 	compute "github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7/fake"
+	"golang.org/x/crypto/ssh"
 )
 
 const computeNS = "Microsoft.Compute"
@@ -387,6 +388,25 @@ func (s *Server) CustomData(vm string) string {
 		}
 	}
 	return ""
+}
+
+// Keys are the public keys that may log in to a machine.
+func (s *Server) Keys(vm string) (keys []ssh.PublicKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.all("microsoft.compute/virtualmachines", "") {
+		linux, _ := json.Marshal(r.body["properties"].(map[string]any)["osProfile"]) // decoded from JSON
+		var profile armcompute.OSProfile
+		if !strings.EqualFold(at(r.body, "name"), vm) || json.Unmarshal(linux, &profile) != nil || profile.LinuxConfiguration == nil || profile.LinuxConfiguration.SSH == nil {
+			continue
+		}
+		for _, k := range profile.LinuxConfiguration.SSH.PublicKeys {
+			if key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(str(k.KeyData))); err == nil {
+				keys = append(keys, key)
+			}
+		}
+	}
+	return keys
 }
 
 var versionName = regexp.MustCompile(`^\d{1,10}\.\d{1,10}\.\d{1,10}$`)

@@ -52,8 +52,10 @@ func NewMachine(t testing.TB) *Machine {
 		t.Fatal(err)
 	}
 	m := &Machine{t: t, Port: l.Addr().(*net.TCPAddr).Port, Dir: t.TempDir(), listener: l}
-	if err := os.WriteFile(filepath.Join(m.Dir, "sudo"), sudo, 0o755); err != nil {
-		t.Fatal(err)
+	for name, text := range map[string][]byte{"sudo": sudo, "id": []byte("#!/bin/sh\necho 1000\n")} { // all that its login shell finds
+		if err := os.WriteFile(filepath.Join(m.Dir, name), text, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	m.running.Go(m.serve)
 	t.Cleanup(func() {
