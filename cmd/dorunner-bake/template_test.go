@@ -159,4 +159,3 @@ func TestPackerTemplates(t *testing.T) {
 		run(examples, "validate", f)
 	}
 }
-
