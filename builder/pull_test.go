@@ -91,7 +91,7 @@ func TestPullSaysWhatItCouldNotGet(t *testing.T) {
 	if err == nil || !strings.Contains(out, "x/gone:1 cannot be pulled") || strings.Contains(log, "never") || strings.Count(log, "pull x/gone:1") != 3 {
 		t.Errorf("%v\n%s\n%s", err, out, log)
 	}
-	if _, out, err := runPull(t, "wrong", "x/a:1"); err == nil || !strings.Contains(out, "does not accept the login of reader") {
+	if _, out, err := runPull(t, "wrong", "x/a:1"); err == nil || !strings.Contains(out, "logging in to the registry registry.example as reader failed") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -9,8 +9,9 @@ trap 'rm -rf "$DOCKER_CONFIG"' EXIT
 trap 'exit 1' HUP INT TERM
 
 if [ -n "$REGISTRY_USER" ]; then
-    if ! docker login --username "$REGISTRY_USER" --password-stdin ${REGISTRY:+"$REGISTRY"}; then
-        echo "the registry ${REGISTRY:-Docker Hub} does not accept the login of $REGISTRY_USER" >&2
+    # Refused or not reached: Docker's own last words tell which.
+    if ! said=$(docker login --username "$REGISTRY_USER" --password-stdin ${REGISTRY:+"$REGISTRY"} 2>&1); then
+        echo "logging in to the registry ${REGISTRY:-Docker Hub} as $REGISTRY_USER failed: $said" >&2
         exit 1
     fi
 fi
