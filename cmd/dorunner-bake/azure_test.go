@@ -63,6 +63,11 @@ func subscription(ts *testscript.TestScript, neg bool, args []string) {
 		case "subnet": // of the user's
 			id := "/subscriptions/" + azuretest.Subscription + "/resourceGroups/rg/providers/Microsoft.Network/virtualNetworks/" + value
 			server.Add(id, map[string]any{"properties": map[string]any{"subnets": []any{map[string]any{"name": "runners", "id": id + "/subnets/runners"}}}})
+		case "vault":
+			server.Add("/subscriptions/"+azuretest.Subscription+"/resourceGroups/rg/providers/Microsoft.KeyVault/vaults/"+value, map[string]any{})
+		case "gone": // what is the user's again
+			server.Remove("/resourceGroups/rg/providers/Microsoft.KeyVault/vaults/" + value)
+			server.Remove("/resourceGroups/rg/providers/Microsoft.Network/virtualNetworks/" + value)
 		case "quota":
 			server.SetUsage("cores", 100, 100)
 		case "abandoned": // a network of a bake that died two days ago

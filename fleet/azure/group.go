@@ -188,7 +188,7 @@ func (c *Group) checkSubnet(ctx context.Context) error {
 	if err != nil {
 		return azure.Explain(ctx, err)
 	}
-	if p := s.Properties; p != nil && p.NatGateway == nil && p.RouteTable == nil {
+	if p := s.Properties; p == nil || p.NatGateway == nil && p.RouteTable == nil {
 		c.note("subnet %s has neither a NAT gateway nor a route table: machines of a scale set do not reach the internet from there, and so neither GitLab nor a registry", parts[9])
 	}
 	return nil
