@@ -160,7 +160,7 @@ func credential(kind string, conf cloud.Configuration) (azcore.TokenCredential, 
 }
 
 // remedies say what to do where a kind of credentials does not work.
-var remedies = map[string]string{ //nolint:gosec // no credentials, but where they are found
+var remedies = map[string]string{
 	"default":           "run `az login`, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
 	"cli":               "install the Azure CLI and run `az login`, or leave --auth to default",
 	"environment":       "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH",

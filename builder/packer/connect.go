@@ -171,7 +171,7 @@ func (l *link) bastion() (*gossh.ClientConfig, error) {
 	c := l.config
 	conf := &gossh.ClientConfig{User: c.SSHBastionUsername, Timeout: bastionTimeout, HostKeyCallback: listedKey()}
 	if c.SSHBastionAgentAuth {
-		socket, err := net.Dial("unix", os.Getenv("SSH_AUTH_SOCK"))
+		socket, err := net.Dial("unix", os.Getenv("SSH_AUTH_SOCK")) //nolint:gosec // the user's own agent
 		if err != nil {
 			return nil, fmt.Errorf("ssh_bastion_agent_auth: no agent answers at SSH_AUTH_SOCK: %w", err)
 		}

@@ -86,7 +86,7 @@ func (d *UserData) Execute() (cty.Value, error) {
 	c := d.config
 	o := cloudinit.Options{Cloud: c.Target, CloudInit: d.plan.Base.CloudInit, Format: c.Format, Base64: c.Base64, AllowPlain: c.AllowPlainSecrets}
 	for _, file := range c.Merge {
-		text, err := os.ReadFile(file) //nolint:gosec // the author's own
+		text, err := os.ReadFile(file)
 		if err != nil {
 			return cty.NullVal(cty.EmptyObject), fmt.Errorf("merge: %w", err)
 		}

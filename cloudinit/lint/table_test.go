@@ -159,7 +159,7 @@ var (
 		"networkmanager", "ra-overrides", "delay-virtual-functions-rebind", "embedded-switch-mode", "infiniband-mode",
 		"generic-receive-offload", "generic-segmentation-offload", "large-receive-offload", "receive-checksum-offload",
 		"tcp-segmentation-offload", "tcp6-segmentation-offload", "transmit-checksum-offload", "regulatory-domain", "wakeonwlan",
-		"advertised-mss", "advertised-receive-window", "congestion-window", "gratuitious-arp", "virtual-ethernets"}
+		"advertised-mss", "advertised-receive-window", "congestion-window", "gratuitious-arp", "virtual-ethernets"} //nolint:misspell // that is its name
 )
 
 // everyForm are keys that each alternative of the schema requires.

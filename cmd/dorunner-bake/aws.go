@@ -60,7 +60,7 @@ docs/aws.md has the permissions that are needed.`,
 		},
 		pipeline: func(plan *images.Plan) pipeline {
 			a := plan.Spec.AWS
-			p := pipeline{
+			p := pipeline{ //nolint:gosec // names of variables
 				Flags: " --test-boot", TestBoot: true, Before: []string{"dorunner-bake gc aws --yes"}, Prune: "dorunner-bake images aws prune",
 				Needs: []string{"AWS_ROLE_ARN and AWS_REGION are variables: a role that trusts this project's identity (OpenID Connect), with the",
 					"policy of docs/aws.md, and the region."},

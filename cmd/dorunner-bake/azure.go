@@ -60,7 +60,7 @@ identity); --auth forces one kind. docs/azure.md has the roles that are needed.`
 		pipeline: func(plan *images.Plan) pipeline {
 			a := plan.Spec.Azure
 			where := " --resource-group " + a.ResourceGroup
-			p := pipeline{
+			p := pipeline{ //nolint:gosec // names of variables
 				Flags: " --test-boot", TestBoot: true, Before: []string{"dorunner-bake gc azure --yes"}, Prune: "dorunner-bake images azure prune" + where,
 				Needs: []string{"AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_SUBSCRIPTION_ID are variables: an application that trusts this project's",
 					"identity (federated credential), with the roles of docs/azure.md."},

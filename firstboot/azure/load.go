@@ -86,8 +86,8 @@ func (p *Platform) PublishLoad(ctx context.Context, l firstboot.Load) error {
 	case runtime.HasStatusCode(resp, http.StatusOK, http.StatusAccepted, http.StatusNoContent):
 		return nil
 	case resp.StatusCode == http.StatusUnauthorized, resp.StatusCode == http.StatusForbidden:
-		return &firstboot.Failure{Err: fmt.Errorf("Azure Monitor refuses this machine (%d)", resp.StatusCode), Final: true, //nolint:staticcheck // a name
+		return &firstboot.Failure{Err: fmt.Errorf("Azure Monitor refuses this machine (%d)", resp.StatusCode), Final: true,
 			Hint: "give the machine's managed identity the role Monitoring Metrics Publisher on its scale set " + m.scaleSet[strings.LastIndexByte(m.scaleSet, '/')+1:]}
 	}
-	return fmt.Errorf("Azure Monitor answers %s", resp.Status) //nolint:staticcheck // a name
+	return fmt.Errorf("Azure Monitor answers %s", resp.Status)
 }

@@ -25,7 +25,7 @@ const groupName = "dorunner-dublin"
 
 // queue has so many jobs wait, of up to most each, and one in fifty that is longer than any drain.
 func (w *world) queue(n int, most time.Duration) {
-	random := rand.New(rand.NewPCG(1, uint64(n))) //nolint:gosec // a test's
+	random := rand.New(rand.NewPCG(1, uint64(n)))
 	for i := range n {
 		takes := time.Duration(random.Int64N(int64(most)))
 		if i%50 == 49 {

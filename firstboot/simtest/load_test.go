@@ -153,7 +153,7 @@ func TestHealth(t *testing.T) {
 			t.Helper()
 			for path, status := range map[string]int{runner.HealthPath: map[bool]int{true: 200, false: 503}[want], runner.RichHealthPath: 200} {
 				w := httptest.NewRecorder()
-				firstboot.Health(h).ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+				firstboot.Health(h).ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 				var body struct{ ApplicationHealthState string }
 				if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || w.Code != status || (body.ApplicationHealthState == "Healthy") != want {
 					t.Errorf("%s: %s answers %d %s", when, path, w.Code, w.Body)
@@ -214,7 +214,7 @@ func TestHealthPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	body, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != 503 || string(body) != `{"ApplicationHealthState":"Unhealthy"}` {
+	if err != nil || resp.StatusCode != http.StatusServiceUnavailable || string(body) != `{"ApplicationHealthState":"Unhealthy"}` {
 		t.Errorf("%d %s %v", resp.StatusCode, body, err)
 	}
 	_ = resp.Body.Close() // it was read

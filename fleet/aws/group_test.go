@@ -179,7 +179,6 @@ type machines struct {
 	broken  map[string]bool // images whose first boot fails
 	images  map[string]string
 	job     time.Duration // that runs on each when it is to go
-	killed  int           // ended while a job ran
 }
 
 func (m *machines) Start(i awstest.Machine) (string, error) {

@@ -123,13 +123,13 @@ var weekdays = []string{"Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", 
 // weekly writes a time as Azure has them: minutes and hours of some days of the week, in UTC.
 func weekly(s images.Schedule) (*recurrence, error) {
 	if s.Timezone != "" && s.Timezone != "UTC" && s.Timezone != "Etc/UTC" {
-		return nil, fmt.Errorf("Azure knows %s under a name of its own: write the time in UTC", s.Timezone) //nolint:staticcheck // a name
+		return nil, fmt.Errorf("Azure knows %s under a name of its own: write the time in UTC", s.Timezone)
 	}
 	f := strings.Fields(s.Cron)
 	minute, err1 := strconv.Atoi(f[0])
 	hour, err2 := strconv.Atoi(f[1])
 	if err1 != nil || err2 != nil || f[2] != "*" || f[3] != "*" || minute > 59 || hour > 23 {
-		return nil, fmt.Errorf("Azure repeats times by the week: write %q with one minute and one hour, and * for day and month", s.Cron) //nolint:staticcheck // a name
+		return nil, fmt.Errorf("Azure repeats times by the week: write %q with one minute and one hour, and * for day and month", s.Cron)
 	}
 	r := &recurrence{Frequency: "Week"}
 	r.Schedule.TimeZone, r.Schedule.Hours, r.Schedule.Minutes = "UTC", []int{hour}, []int{minute}

@@ -20,7 +20,7 @@ const identityVersion = "2023-01-31"
 // The built-in roles that a machine of the fleet's own identity has, by their ids in every subscription
 // (learn.microsoft.com/azure/role-based-access-control/built-in-roles).
 const (
-	secretsUser      = "4633458b-17de-408a-874b-0445c86b69e6" // Key Vault Secrets User
+	secretsUser      = "4633458b-17de-408a-874b-0445c86b69e6" //nolint:gosec // Key Vault Secrets User
 	metricsPublisher = "3913510d-42f4-4e42-8a64-420c390055eb" // Monitoring Metrics Publisher
 )
 

@@ -146,7 +146,7 @@ func (s *Server) live(regionName, id, path string) (string, bool) {
 	if i == nil {
 		return "", false
 	}
-	const credentials = "meta-data/iam/security-credentials/"
+	const credentials = "meta-data/iam/security-credentials/" //nolint:gosec // where they are found
 	switch profile := i.profile[strings.LastIndex(i.profile, "/")+1:]; {
 	case path == "meta-data/autoscaling/target-lifecycle-state":
 		if g := r.scalingOf(id); g == nil {

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // QEMU runs instances as virtual machines of this computer, emulated, of one processor. Each has a loopback address of its own,
@@ -74,7 +75,7 @@ func (q *QEMU) Start(m Machine) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	e.metadata = &http.Server{Handler: Metadata(m)}
+	e.metadata = &http.Server{Handler: Metadata(m), ReadHeaderTimeout: time.Minute}
 	e.metadata.SetKeepAlivesEnabled(false) // a connection is a process of QEMU's
 	go func() { _ = e.metadata.Serve(l) }()
 	mib := q.MiB

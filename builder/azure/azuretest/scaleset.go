@@ -195,8 +195,8 @@ func (s *Server) setCapacity(set *resource, n int) {
 func (s *Server) putSet(ctx context.Context, id string, in armcompute.VirtualMachineScaleSet) (out armcompute.VirtualMachineScaleSet, e *armError) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	bad := func(format string, args ...any) *armError {
-		return fail(http.StatusBadRequest, "InvalidParameter", format, args...)
+	bad := func(message string) *armError {
+		return fail(http.StatusBadRequest, "InvalidParameter", "%s", message)
 	}
 	if _, exists := s.store[strings.ToLower(id)]; exists {
 		return out, fail(http.StatusConflict, "PropertyChangeNotAllowed", "this server takes changes of a scale set by PATCH alone")

@@ -97,7 +97,7 @@ func (m *Machine) Boot(userData string, extra ...ssh.PublicKey) error {
 	for _, key := range extra {
 		allowed[string(key.Marshal())] = true
 	}
-	conf := &ssh.ServerConfig{PublicKeyCallback: func(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+	conf := &ssh.ServerConfig{PublicKeyCallback: func(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) { //nolint:gosec // it notes who asked, and decides by the key alone
 		if !allowed[string(key.Marshal())] {
 			return nil, errors.New("another key")
 		}
@@ -120,7 +120,7 @@ func (m *Machine) Users() []string {
 	return m.asked
 }
 
-// Start, Stop and Console make it an awstest.Machines; each new instance is this machine, booted anew.
+// Start makes it, with Stop and Console, an awstest.Machines; each new instance is this machine, booted anew.
 func (m *Machine) Start(i awstest.Machine) (string, error) { return "127.0.0.1", m.Boot(i.UserData) }
 
 // Stop is Start's opposite.

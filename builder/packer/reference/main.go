@@ -74,7 +74,7 @@ func run(pkg, docs, examples string) error {
 			fmt.Fprintf(&b, "\n## Output\n\n")
 			s.table(&b, p.output)
 		}
-		if err := os.WriteFile(filepath.Join(docs, p.file+".md"), b.Bytes(), 0o644); err != nil { //nolint:gosec // documentation
+		if err := os.WriteFile(filepath.Join(docs, p.file+".md"), b.Bytes(), 0o644); err != nil {
 			return err
 		}
 	}
