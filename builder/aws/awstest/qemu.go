@@ -83,16 +83,19 @@ func (q *QEMU) Start(m Machine) (string, error) {
 		mib = 1024
 	}
 	_, port, _ := net.SplitHostPort(l.Addr().String()) // net made it
-	relay := fmt.Sprintf(`bash -c 'exec 3<>/dev/tcp/127.0.0.1/%s 4<&0; cat <&4 >&3 & cat <&3; kill $!'`, port)
+	// A bash whose input is a socket takes itself for a remote login and reads ~/.bashrc, for each connection.
+	relay := fmt.Sprintf(`bash --norc -c 'exec 3<>/dev/tcp/127.0.0.1/%s 4<&0; cat <&4 >&3 & cat <&3; kill $!'`, port)
 	hex := strings.TrimPrefix(m.ID, "i-")
 	hex = "ec2" + strings.Repeat("0", 29-len(hex)) + hex
 	uuid := strings.Join([]string{hex[:8], hex[8:12], hex[12:16], hex[16:20], hex[20:]}, "-")
+	// Without IPv6, which most subnets lack too: cloud-init asks for EC2's metadata over it as well, and would wait for an answer.
+	// The addresses are not where slirp puts them in so wide a network.
 	e.cmd = exec.Command("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "q35", "-accel", "tcg", "-cpu", "max",
 		"-smp", "1", "-m", fmt.Sprintf("%dM", mib), "-display", "none", "-serial", "file:"+e.console, "-qmp", "stdio",
 		"-smbios", "type=0,vendor=Amazon EC2", "-smbios", "type=1,manufacturer=Amazon EC2,product="+m.Type+",serial="+uuid+",uuid="+uuid,
 		"-drive", "if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,detect-zeroes=unmap,file="+e.disk,
 		"-device", "virtio-blk-pci,drive=disk,bootindex=1,serial="+strings.ReplaceAll(m.Volume, "-", ""),
-		"-netdev", fmt.Sprintf("user,id=net,net=169.254.0.0/16,hostfwd=tcp:%s:22-:22,guestfwd=tcp:169.254.169.254:80-cmd:%s", addr, strings.ReplaceAll(relay, ",", ",,")),
+		"-netdev", fmt.Sprintf("user,id=net,ipv6=off,net=169.254.0.0/16,host="+HostInGuest+",dns=169.254.0.3,dhcpstart="+m.PrivateIP+",hostfwd=tcp:%s:22-:22,guestfwd=tcp:169.254.169.254:80-cmd:%s", addr, strings.ReplaceAll(relay, ",", ",,")),
 		"-device", "virtio-net-pci,netdev=net,romfile=,mac="+m.MAC, "-device", "virtio-rng-pci")
 	if err := e.boot(); err != nil {
 		return "", errors.Join(err, e.metadata.Close())
