@@ -237,13 +237,13 @@ func (u *uploader) readAll(ctx context.Context, f *os.File, extents []extent, fr
 
 // send sends a block unless the snapshot has it already.
 func (u *uploader) send(ctx context.Context, p piece) error {
-	digest := sum(sha256.Sum256(p.data))
 	before, inParent := u.st.parent[p.index]
-	if bytes.Equal(p.data, zeroBlock) {
-		if !inParent {
-			return nil // never sent: what is not written is zero
-		}
-	} else {
+	zero := bytes.Equal(p.data, zeroBlock)
+	if zero && !inParent {
+		return nil // never sent: what is not written is zero
+	}
+	digest := sum(sha256.Sum256(p.data))
+	if !zero {
 		u.seen.Add(blockSize)
 		u.st.note(p.index, digest)
 	}
