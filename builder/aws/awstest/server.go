@@ -332,10 +332,12 @@ type call struct {
 }
 
 func (c *call) read() error {
-	b, err := io.ReadAll(c.http.Body)
-	if err != nil {
+	var body bytes.Buffer
+	body.Grow(int(max(0, min(c.http.ContentLength, 1<<20))) + bytes.MinRead) // a block of a disk is read into one piece
+	if _, err := body.ReadFrom(c.http.Body); err != nil {
 		return err
 	}
+	b := body.Bytes()
 	c.body = b
 	switch {
 	case c.Service == "ebs":
