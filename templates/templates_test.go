@@ -72,3 +72,30 @@ func TestRenderRefusesUnknownKeys(t *testing.T) {
 		t.Error("a missing template renders")
 	}
 }
+
+// A timer that bootcmd starts is ordered after sysinit.target, which waits for cloud-init, which waits for bootcmd: unless
+// it is told otherwise, the machine hangs before it can be reached.
+func TestBootcmdWaitsForNoTimer(t *testing.T) {
+	seen := 0
+	err := fs.WalkDir(templates.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || path.Ext(name) != ".yaml" {
+			return err
+		}
+		text, err := templates.Read(name)
+		for line := range strings.Lines(string(text)) {
+			if !strings.Contains(line, "[systemd-run,") {
+				continue
+			}
+			seen++
+			for _, want := range []string{"--no-block", "--timer-property=DefaultDependencies=no", "--property=DefaultDependencies=no"} {
+				if !strings.Contains(line, want) {
+					t.Errorf("%s: systemd-run without %s", name, want)
+				}
+			}
+		}
+		return err
+	})
+	if err != nil || seen == 0 {
+		t.Errorf("%d timers: %v", seen, err)
+	}
+}
