@@ -50,12 +50,8 @@ func TestAMIInQEMU(t *testing.T) {
 	if err := standinimage.Archive(t.Context(), archive, runtime.GOARCH); err != nil {
 		t.Fatal(err)
 	}
-	// The machine cannot reach Parameter Store here.
-	if err := os.WriteFile(script, []byte("#!/bin/sh\necho GR1348941ec2 >/etc/token\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-
-	gitlab := httptest.NewServer(gitlabtest.New(gitlabtest.Options{RegistrationTokens: []string{"GR1348941ec2"}}))
+	gl := gitlabtest.New(gitlabtest.Options{RegistrationTokens: []string{"GR1348941ec2"}})
+	gitlab := httptest.NewServer(gl)
 	defer gitlab.Close()
 	machines := &awstest.QEMU{Dir: dir, Base: base}
 	defer machines.Close()
@@ -63,6 +59,12 @@ func TestAMIInQEMU(t *testing.T) {
 	account.AddBaseImage("us-east-1", "136693071363", "debian-12-amd64-20250316-2053", "x86_64", time.Now().AddDate(0, -1, 0))
 	web := httptest.NewServer(account)
 	defer web.Close()
+	services := serveRegion(t, account)
+	// The launched machine has no role, and reads its token from a file.
+	if err := os.WriteFile(script, []byte(services.script+"echo GR1348941ec2 >/etc/token\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
 	run := func(args ...string) (stdout string) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "dorunner-bake", args...)
@@ -92,6 +94,7 @@ func TestAMIInQEMU(t *testing.T) {
 	if !regexp.MustCompile(`i-[0-9a-f]{17} +us-east-1a .* dataops-runner-dublin +online +\d+ s`).MatchString(table) {
 		t.Errorf("table:\n%s", table)
 	}
+	fleetInQEMU(t, account, web.URL, gl, strings.Replace(gitlab.URL, "127.0.0.1", awstest.HostInGuest, 1), dir, ami, run)
 	for _, c := range account.Complaints() {
 		t.Errorf("the service complains: %s", c)
 	}
