@@ -343,7 +343,8 @@ func (b *bake) launch(ctx context.Context) (err error) {
 
 func (b *bake) capture(ctx context.Context) (err error) {
 	if m, ok := b.bakedElsewhere(); ok && m != nil {
-		m.BakeID, m.Started, m.Steps = b.manifest.BakeID, b.manifest.Started, append(m.Steps, b.manifest.Steps...)
+		// It stays the bake that made the disk: by that the disk is known again when this manifest lies beside it.
+		m.Started, m.Steps = b.manifest.Started, append(m.Steps, b.manifest.Steps...)
 		m.Target = b.manifest.Target
 		if m.Sizes == nil {
 			m.Sizes = map[string]int64{}
