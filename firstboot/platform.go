@@ -52,6 +52,12 @@ type Marker interface {
 // Load is how busy a machine is: of so many job slots, so many have a job.
 type Load struct{ Jobs, Slots int }
 
+// Samples are one for each slot, 100 for one that is busy and 0 for one that is not: their sum, and their average.
+func (l Load) Samples() (sum, average float64) {
+	sum = 100 * float64(l.Jobs)
+	return sum, sum / float64(l.Slots)
+}
+
 // Publisher is a Platform with a store of metrics that groups are scaled on.
 type Publisher interface {
 	PublishLoad(ctx context.Context, l Load) error

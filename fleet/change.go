@@ -46,11 +46,13 @@ func (c Change) String() string { return string(c.Action) + " " + c.Kind + " " +
 // Fields collects what differs.
 type Fields []Field
 
-// Diff adds a field if its values differ; both are written as people read them.
-func (f *Fields) Diff(name string, have, want any) {
-	if h, w := show(have), show(want); h != w {
+// Diff adds a field if its values differ, and says whether they do; both are written as people read them.
+func (f *Fields) Diff(name string, have, want any) bool {
+	h, w := show(have), show(want)
+	if h != w {
 		*f = append(*f, Field{name, h, w})
 	}
+	return h != w
 }
 
 // Set adds a field of something new.

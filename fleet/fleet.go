@@ -237,28 +237,22 @@ func (r *run) verify(ctx context.Context) error {
 	if len(r.changes) == 0 {
 		return nil
 	}
-	return r.until(ctx, settling, func(ctx context.Context) (bool, error) {
+	return r.settled(ctx, func(ctx context.Context) ([]Change, error) {
 		left, err := r.c.Plan(ctx)
-		if err != nil {
-			return false, err
-		}
-		if left = WithoutRoll(left); len(left) == 0 {
-			return true, nil
-		}
-		return false, fmt.Errorf("%w: %s", errUnsettled, left[0])
+		return WithoutRoll(left), err
 	})
 }
 
-func (r *run) gone(ctx context.Context) error {
+func (r *run) gone(ctx context.Context) error { return r.settled(ctx, r.c.Remains) }
+
+// settled waits until nothing is left to do.
+func (r *run) settled(ctx context.Context, list func(context.Context) ([]Change, error)) error {
 	return r.until(ctx, settling, func(ctx context.Context) (bool, error) {
-		left, err := r.c.Remains(ctx)
-		if err != nil {
-			return false, err
+		left, err := list(ctx)
+		if err == nil && len(left) > 0 {
+			err = fmt.Errorf("%w: %s", errUnsettled, left[0])
 		}
-		if len(left) == 0 {
-			return true, nil
-		}
-		return false, fmt.Errorf("%w: %s", errUnsettled, left[0])
+		return err == nil, err
 	})
 }
 

@@ -98,10 +98,11 @@ func (l *GitLab) Runners(ctx context.Context, g *Group) ([]*Runner, error) {
 			break
 		}
 	}
+	form := g.pattern()
 	var mu sync.Mutex
 	var out []*Runner
 	err := each(listed, func(v view) error {
-		if g.describes(v.Description) {
+		if form.MatchString(v.Description) { // a machine of the group may have made itself known so
 			if err := l.get(ctx, fmt.Sprintf("/runners/%d", v.ID), nil, &v); err != nil {
 				return err
 			}
@@ -151,9 +152,6 @@ func (l *GitLab) runner(ctx context.Context, id int, description string, v view)
 	r.Jobs = len(jobs)
 	return r, err
 }
-
-// describes says whether a machine of the group may have made itself known by this text.
-func (g *Group) describes(text string) bool { return g.pattern().MatchString(text) }
 
 // Remove deletes a runner that was one machine's own.
 func (l *GitLab) Remove(ctx context.Context, r *Runner) error {

@@ -50,12 +50,20 @@ func NewGroup(p *images.Plan) (*Group, error) {
 	if g.Fleet.Autoscale > 0 || g.ProtectWhileBusy {
 		g.Runner.ProtectBusy = &yes
 	}
-	made, err := cloudinit.Generate(g.Runner, cloudinit.Options{Cloud: p.Target, CloudInit: p.Base.CloudInit, Gzip: true})
-	if err != nil {
+	if err := g.Tell(); err != nil {
 		return nil, err
 	}
-	g.UserData = made.Data
 	return g, nil
+}
+
+// Tell writes the user-data anew, from what Runner says: for a cloud that has changed it.
+func (g *Group) Tell() error {
+	made, err := cloudinit.Generate(g.Runner, cloudinit.Options{Cloud: g.Plan.Target, CloudInit: g.Plan.Base.CloudInit, Gzip: true})
+	if err != nil {
+		return err
+	}
+	g.UserData = made.Data
+	return nil
 }
 
 // Digest names user-data without showing it.

@@ -43,11 +43,12 @@ func Look(ctx context.Context, g *Group, c Cloud, l *GitLab) (*Status, error) {
 // runner as online for two hours.
 func (s *Status) join(g *Group, runners []*Runner, now time.Time) {
 	bySystem, byInstance := map[string]*Runner{}, map[string]*Runner{}
+	form := g.pattern()
 	for _, r := range runners {
 		if r.SystemID != "" {
 			bySystem[r.SystemID] = r
-		} else if id := g.instanceOf(r.Description); id != "" {
-			byInstance[id] = r
+		} else if m := form.FindStringSubmatch(r.Description); len(m) > 1 { // its own name tells the machine's id
+			byInstance[m[1]] = r
 		}
 	}
 	known := map[*Runner]bool{}
@@ -85,15 +86,6 @@ func (g *Group) pattern() *regexp.Regexp {
 	form = strings.Replace(form, instancePlace, `([0-9a-zA-Z-]+)`, 1)
 	form = strings.NewReplacer(instancePlace, `[0-9a-zA-Z-]+`, "\x01", `.+`).Replace(form)
 	return regexp.MustCompile("^" + form + "$")
-}
-
-// instanceOf reads the machine's id from its runner's description, "" where that does not hold one.
-func (g *Group) instanceOf(description string) string {
-	m := g.pattern().FindStringSubmatch(description)
-	if len(m) < 2 {
-		return ""
-	}
-	return m[1]
 }
 
 // Clean removes orphans on both sides: runners of machines that are gone, and machines that GitLab does not hear, which

@@ -62,7 +62,7 @@ func newAccount(cfg sdk.Config) *account {
 			o.MaxAttempts, o.MaxBackoff = attempts, 10*time.Second
 			// Answered with status 500, but another machine or place helps, not another try.
 			o.Retryables = append([]retry.IsErrorRetryable{retry.IsErrorRetryableFunc(func(err error) sdk.Ternary {
-				if isCode(err, "InsufficientInstanceCapacity") || unsupported(err) {
+				if IsCode(err, "InsufficientInstanceCapacity") || unsupported(err) {
 					return sdk.FalseTernary
 				}
 				return sdk.UnknownTernary
@@ -124,7 +124,8 @@ func isTransport(err error) bool {
 	return errors.As(err, &sent) || errors.Is(err, context.DeadlineExceeded)
 }
 
-func isCode(err error, codes ...string) bool {
+// IsCode says whether an error is the service's answer with one of these codes.
+func IsCode(err error, codes ...string) bool {
 	code, _ := codeOf(err)
 	for _, c := range codes {
 		if c == code {
@@ -137,7 +138,7 @@ func isCode(err error, codes ...string) bool {
 // unsupported tells that the server does not know this action, or something in the request: EC2-compatible ones know a
 // part of EC2. Some say so in EC2's way, some with status 501, some with a page for people.
 func unsupported(err error) bool {
-	if isCode(err, "InvalidAction", "UnknownOperation", "UnknownOperationException", "NotImplemented", "NotImplementedError", "NotImplementedException") {
+	if IsCode(err, "InvalidAction", "UnknownOperation", "UnknownOperationException", "NotImplemented", "NotImplementedError", "NotImplementedException") {
 		return true
 	}
 	var resp *smithyhttp.ResponseError
@@ -155,7 +156,7 @@ func notFound(err error) bool {
 }
 
 func throttled(err error) bool {
-	return isCode(err, "RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled", "EC2ThrottledException")
+	return IsCode(err, "RequestLimitExceeded", "Throttling", "ThrottlingException", "RequestThrottled", "EC2ThrottledException")
 }
 
 // Explain says what an error of AWS's means and what to do about it, for other rooms that call AWS.

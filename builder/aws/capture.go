@@ -93,7 +93,7 @@ func (c *Cloud) makeImage(ctx context.Context, env *builder.Env) (string, error)
 		out, err = c.acct.in(c.region).CreateImage(call, in)
 	}
 	var id string
-	if isCode(err, "InvalidAMIName.Duplicate") { // an answer was lost and the call repeated
+	if IsCode(err, "InvalidAMIName.Duplicate") { // an answer was lost and the call repeated
 		id, err = c.acct.imageOf(call, c.region, c.name, env.BakeID, err)
 	} else if err == nil {
 		id = *out.ImageId
@@ -140,11 +140,11 @@ func (c *Cloud) awaitImage(ctx context.Context, env *builder.Env, region, id str
 
 // mark tags an image and its snapshots when the server has not done so while making them.
 func (c *Cloud) mark(ctx context.Context, env *builder.Env, region string, image types.Image) error {
-	if tagOf(image.Tags, tagBake) != "" {
+	if TagOf(image.Tags, tagBake) != "" {
 		return nil
 	}
 	env.Progress.Warn("the server ignores tags while making an image: %s is tagged afterwards", *image.ImageId)
-	_, err := c.acct.in(region).CreateTags(ctx, &ec2.CreateTagsInput{Resources: append([]string{*image.ImageId}, snapshotsOf(image)...), Tags: tagList(c.imageTags(env))})
+	_, err := c.acct.in(region).CreateTags(ctx, &ec2.CreateTagsInput{Resources: append([]string{*image.ImageId}, snapshotsOf(image)...), Tags: TagList(c.imageTags(env))})
 	return explain(region, err)
 }
 

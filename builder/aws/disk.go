@@ -190,7 +190,7 @@ func (c *Cloud) register(ctx context.Context, env *builder.Env, snapshot string,
 				VolumeSize: sdk.Int32(int32(env.Plan.Spec.Image.DiskGB)), VolumeType: types.VolumeTypeGp3, DeleteOnTermination: sdk.Bool(true)}}},
 			TagSpecifications: tagSpecs(c.imageTags(env), types.ResourceTypeImage)})
 		switch {
-		case isCode(err, "InvalidAMIName.Duplicate"): // an answer was lost and the call repeated
+		case IsCode(err, "InvalidAMIName.Duplicate"): // an answer was lost and the call repeated
 			id, err = c.acct.imageOf(ctx, c.region, c.name, env.BakeID, err)
 		case err == nil:
 			id = *out.ImageId

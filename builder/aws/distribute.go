@@ -133,7 +133,7 @@ func (c *Cloud) copyOnce(ctx context.Context, env *builder.Env, region, source s
 	// At most so many copies go on at once into one region: then wait for a place.
 	err := until(call, "waiting for a place among the copies", imageLimit, func(ctx context.Context) (bool, error) {
 		out, err := c.acct.in(region).CopyImage(ctx, in)
-		if isCode(err, "ResourceLimitExceeded") {
+		if IsCode(err, "ResourceLimitExceeded") {
 			return false, nil
 		}
 		if unsupported(err) && !fewer { // it may not know tags for snapshots, as above

@@ -102,7 +102,7 @@ type Image struct {
 // Images lists our finished images by family, newest first.
 func (h *House) Images(ctx context.Context, regions []string) ([]Image, error) {
 	return each(regions, func(r string) ([]Image, error) {
-		list, err := h.a.ours(ctx, r, filter("tag-key", tagFamily))
+		list, err := h.a.ours(ctx, r, Filter("tag-key", tagFamily))
 		return list, explain(r, err)
 	})
 }
@@ -115,11 +115,11 @@ func (a *account) ours(ctx context.Context, region string, with ...types.Filter)
 	}
 	var out []Image
 	for _, i := range list {
-		if !finished(i) || tagOf(i.Tags, tagBake) == "" {
+		if !finished(i) || TagOf(i.Tags, tagBake) == "" {
 			continue
 		}
 		created, _ := time.Parse(time.RFC3339, sdk.ToString(i.CreationDate)) // EC2 writes no other form
-		out = append(out, Image{region, *i.ImageId, sdk.ToString(i.Name), created, tagOf(i.Tags, tagPlan), tagOf(i.Tags, tagFamily), sdk.ToString(i.DeprecationTime), "", i})
+		out = append(out, Image{region, *i.ImageId, sdk.ToString(i.Name), created, TagOf(i.Tags, tagPlan), TagOf(i.Tags, tagFamily), sdk.ToString(i.DeprecationTime), "", i})
 	}
 	slices.SortFunc(out, func(a, b Image) int {
 		return cmpOr(strings.Compare(a.Family, b.Family), b.Created.Compare(a.Created), strings.Compare(b.ID, a.ID))
@@ -138,9 +138,9 @@ func cmpOr(of ...int) int {
 
 // Newest is the newest finished image for an architecture (amd64 or arm64) in a region; family "" means any name.
 func (h *House) Newest(ctx context.Context, region, arch, family string) (Image, error) {
-	with := filter("tag-key", tagFamily)
+	with := Filter("tag-key", tagFamily)
 	if family != "" {
-		with = filter("tag:"+tagFamily, family)
+		with = Filter("tag:"+tagFamily, family)
 	}
 	list, err := h.a.ours(ctx, region, with)
 	if err != nil {
@@ -177,7 +177,7 @@ func (h *House) Config() sdk.Config { return h.a.cfg }
 func (h *House) Prune(ctx context.Context, regions []string, keep int, yes bool) (gone, kept []Image, err error) {
 	var mu sync.Mutex
 	_, err = each(regions, func(r string) ([]Image, error) {
-		list, err := h.a.ours(ctx, r, filter("tag-key", tagFamily))
+		list, err := h.a.ours(ctx, r, Filter("tag-key", tagFamily))
 		if err != nil {
 			return nil, explain(r, err)
 		}
@@ -201,7 +201,7 @@ func (h *House) Prune(ctx context.Context, regions []string, keep int, yes bool)
 // pruneFamily removes old images of a family in a region, asking first who still uses them. The newest, and the one
 // just made, are never among them.
 func (a *account) pruneFamily(ctx context.Context, region, family string, keep int, made string, yes bool) (gone, kept []Image, err error) {
-	list, err := a.ours(ctx, region, filter("tag:"+tagFamily, family))
+	list, err := a.ours(ctx, region, Filter("tag:"+tagFamily, family))
 	if err != nil {
 		return nil, nil, explain(region, err)
 	}
@@ -277,7 +277,7 @@ func (h *House) one(ctx context.Context, region, id string) (types.Image, error)
 		return types.Image{}, fmt.Errorf("there is no image %s in %s: `dorunner-bake images aws list` shows them with their regions", id, region)
 	case err != nil:
 		return types.Image{}, explain(region, err)
-	case tagOf(list[0].Tags, tagBake) == "":
+	case TagOf(list[0].Tags, tagBake) == "":
 		return types.Image{}, fmt.Errorf("image %s was not baked by this program (it has no tag %s): it is left alone", id, tagBake)
 	}
 	return list[0], nil
@@ -340,7 +340,7 @@ func snapshotsOf(i types.Image) []string {
 // console is what a machine printed so far.
 func (a *account) console(ctx context.Context, region, id string) (string, error) {
 	out, err := a.in(region).GetConsoleOutput(ctx, &ec2.GetConsoleOutputInput{InstanceId: &id, Latest: sdk.Bool(true)})
-	if isCode(err, "UnsupportedOperation") { // machine types before Nitro only have what was posted last
+	if IsCode(err, "UnsupportedOperation") { // machine types before Nitro only have what was posted last
 		out, err = a.in(region).GetConsoleOutput(ctx, &ec2.GetConsoleOutputInput{InstanceId: &id})
 	}
 	if err != nil {

@@ -49,7 +49,7 @@ func (c *Cloud) Launch(ctx context.Context, env *builder.Env) (builder.Guest, er
 	// Whether the image may be made is better known now than after provisioning.
 	if !c.noDryRun {
 		_, err = c.acct.in(c.region).CreateImage(ctx, c.createImage(env, true))
-		if isCode(err, "UnauthorizedOperation") {
+		if IsCode(err, "UnauthorizedOperation") {
 			return nil, explain(c.region, err)
 		}
 	}
@@ -92,7 +92,7 @@ func (c *Cloud) makeGroup(ctx context.Context, env *builder.Env) error {
 	out, err := client.CreateSecurityGroup(call, &ec2.CreateSecurityGroupInput{
 		GroupName: &name, VpcId: &c.vpc, Description: sdk.String("SSH to the temporary machine of an image bake"),
 		TagSpecifications: tagSpecs(c.tags(env), types.ResourceTypeSecurityGroup)})
-	if isCode(err, "InvalidGroup.Duplicate") { // an answer was lost and the call repeated
+	if IsCode(err, "InvalidGroup.Duplicate") { // an answer was lost and the call repeated
 		c.group, err = c.acct.groupMade(call, c.region, name)
 	} else if err == nil {
 		c.group = *out.GroupId
@@ -108,7 +108,7 @@ func (c *Cloud) makeGroup(ctx context.Context, env *builder.Env) error {
 		IpRanges: []types.IpRange{{CidrIp: sdk.String(c.opening.String()), Description: sdk.String("who bakes")}}}
 	return c.settled(ctx, func(ctx context.Context) error {
 		_, err := client.AuthorizeSecurityGroupIngress(ctx, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: &c.group, IpPermissions: []types.IpPermission{perm}})
-		if isCode(err, "InvalidPermission.Duplicate") {
+		if IsCode(err, "InvalidPermission.Duplicate") {
 			return nil
 		}
 		return err
@@ -145,7 +145,7 @@ func (c *Cloud) start(ctx context.Context, env *builder.Env, client, host ssh.Ke
 				c.instance, c.spot = out.Instances[0], spot
 				return c.record(env, kindInstance, c.region, *c.instance.InstanceId)
 			}
-			if !isCode(err, "InsufficientInstanceCapacity", "SpotMaxPriceTooLow", "MaxSpotInstanceCountExceeded", "Unsupported") {
+			if !IsCode(err, "InsufficientInstanceCapacity", "SpotMaxPriceTooLow", "MaxSpotInstanceCountExceeded", "Unsupported") {
 				return explain(c.region, err)
 			}
 			last = err
@@ -209,7 +209,7 @@ func (c *Cloud) runTagged(ctx context.Context, env *builder.Env, p place, spot, 
 	// The security group is seconds old: not every part of the service may know it.
 	err := until(call, "starting the machine", time.Minute, func(ctx context.Context) (done bool, err error) {
 		out, err = c.acct.in(c.region).RunInstances(ctx, in)
-		if isCode(err, "InvalidGroup.NotFound") {
+		if IsCode(err, "InvalidGroup.NotFound") {
 			return false, nil
 		}
 		return err == nil, err

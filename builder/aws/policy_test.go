@@ -2,9 +2,6 @@ package aws
 
 import (
 	"context"
-	"os"
-	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -16,31 +13,14 @@ import (
 	"github.com/dorunner/dorunner-bake/images"
 )
 
-var policyForm = regexp.MustCompile("(?s)<!-- policy: ([a-z-]+) -->\n```json\n(.*?)\n```")
-
-// documented reads the policies of docs/aws.md and joins the named ones.
+// documented joins the named policies of docs/aws.md.
 func documented(t *testing.T, names ...string) *awstest.Policy {
 	t.Helper()
-	doc, err := os.ReadFile("../../docs/aws.md")
+	p, err := awstest.Documented("../../docs/aws.md", names...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := &awstest.Policy{}
-	found := 0
-	for _, m := range policyForm.FindAllStringSubmatch(string(doc), -1) {
-		p, err := awstest.ParsePolicy([]byte(m[2]))
-		if err != nil {
-			t.Fatalf("policy %s: %v", m[1], err)
-		}
-		if slices.Contains(names, m[1]) {
-			found++
-			out.Statements = append(out.Statements, p.Statements...)
-		}
-	}
-	if found != len(names) {
-		t.Fatalf("%d of the policies %v are in docs/aws.md", found, names)
-	}
-	return out
+	return p
 }
 
 // TestPolicies: the documented policies suffice for everything that a bake does, giving back included.
@@ -99,7 +79,7 @@ func TestPolicyIsLeast(t *testing.T) {
 		w.server.Untag("us-east-1", mine) // somebody else's
 		w.server.Configure(func(o *awstest.Options) { o.Policy = documented(t, "bake", "from-disk", "publish") })
 		a := newAccount(w.config())
-		if err := a.removeImage(t.Context(), "us-east-1", mine); !isCode(err, "UnauthorizedOperation") {
+		if err := a.removeImage(t.Context(), "us-east-1", mine); !IsCode(err, "UnauthorizedOperation") {
 			t.Errorf("an image that is not ours is removed: %v", err)
 		}
 		w.spec.AWS.InstanceProfile = "admin"
@@ -116,7 +96,7 @@ func TestRunnerPolicy(t *testing.T) {
 		w := newWorld(t, awstest.Options{Policy: documented(t, "runner")})
 		a := newAccount(w.config())
 		for name, want := range map[string]string{"/dorunner/token": "ParameterNotFound", "/other": "AccessDeniedException"} {
-			if _, err := a.ssm("us-east-1").GetParameter(t.Context(), &ssm.GetParameterInput{Name: &name}); !isCode(err, want) {
+			if _, err := a.ssm("us-east-1").GetParameter(t.Context(), &ssm.GetParameterInput{Name: &name}); !IsCode(err, want) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}

@@ -77,7 +77,7 @@ func (c *Cloud) Preflight(ctx context.Context, env *builder.Env) error {
 func (c *Cloud) rehearseRun(ctx context.Context, env *builder.Env, p place) error {
 	out, err := c.run(ctx, env, p, env.Plan.Spec.AWS.Spot, true)
 	switch {
-	case isCode(err, "DryRunOperation"):
+	case IsCode(err, "DryRunOperation"):
 		return nil
 	case unsupported(err):
 		c.noDryRun = true
@@ -137,7 +137,7 @@ func (c *Cloud) findBase(ctx context.Context, env *builder.Env) error {
 	names := c.nameFilters(env)
 	arch := architectures[env.Plan.Spec.Image.Arch]
 	// By owner, never by name alone: anybody may publish an image of any name.
-	in := &ec2.DescribeImagesInput{Owners: []string{"self"}, Filters: []types.Filter{filter("name", names...)}, IncludeDeprecated: sdk.Bool(true)}
+	in := &ec2.DescribeImagesInput{Owners: []string{"self"}, Filters: []types.Filter{Filter("name", names...)}, IncludeDeprecated: sdk.Bool(true)}
 	catalogue := a.BaseImage == "" && c.disk == nil
 	if catalogue {
 		in.Owners, in.Filters[0].Values = append(in.Owners, base.AMIOwner), append(names, base.AMIName)
@@ -154,13 +154,13 @@ func (c *Cloud) findBase(ctx context.Context, env *builder.Env) error {
 			}
 			continue
 		}
-		if finished(i) && tagOf(i.Tags, tagPlan) == c.hash {
+		if finished(i) && TagOf(i.Tags, tagPlan) == c.hash {
 			c.found = append(c.found, i)
 		}
 		if sdk.ToString(i.Name) != c.name {
 			continue
 		}
-		if tagOf(i.Tags, tagPlan) != c.hash {
+		if TagOf(i.Tags, tagPlan) != c.hash {
 			return fmt.Errorf("the name %s is taken by %s, an image of something else: choose another with --name, or have {{.Hash}} in it", c.name, *i.ImageId)
 		}
 		c.name += "-" + env.BakeID[max(0, len(env.BakeID)-6):] // baked anew although it exists
@@ -208,7 +208,7 @@ func (c *Cloud) nameFilters(env *builder.Env) []string {
 
 // finished tells an image that is whole from one that a bake is (or was) still at work on.
 func finished(i types.Image) bool {
-	return i.State == types.ImageStateAvailable && tagOf(i.Tags, tagExpires) == ""
+	return i.State == types.ImageStateAvailable && TagOf(i.Tags, tagExpires) == ""
 }
 
 // findPlaces finds where which size is offered, and checks that the machine will have a network.
@@ -221,7 +221,7 @@ func (c *Cloud) findPlaces(ctx context.Context, env *builder.Env) error {
 	err := together(ctx, env, []func(context.Context, *builder.Env) error{
 		func(ctx context.Context, _ *builder.Env) error {
 			p := ec2.NewDescribeInstanceTypeOfferingsPaginator(client, &ec2.DescribeInstanceTypeOfferingsInput{
-				LocationType: types.LocationTypeAvailabilityZone, Filters: []types.Filter{filter("instance-type", a.Sizes...)}})
+				LocationType: types.LocationTypeAvailabilityZone, Filters: []types.Filter{Filter("instance-type", a.Sizes...)}})
 			for p.HasMorePages() {
 				page, err := p.NextPage(ctx)
 				if err != nil {
@@ -233,7 +233,7 @@ func (c *Cloud) findPlaces(ctx context.Context, env *builder.Env) error {
 			return nil
 		},
 		func(ctx context.Context, _ *builder.Env) error {
-			in := &ec2.DescribeSubnetsInput{Filters: []types.Filter{filter("default-for-az", "true")}}
+			in := &ec2.DescribeSubnetsInput{Filters: []types.Filter{Filter("default-for-az", "true")}}
 			if a.Subnet != "" {
 				in = &ec2.DescribeSubnetsInput{SubnetIds: []string{a.Subnet}}
 			}
@@ -287,7 +287,7 @@ func (c *Cloud) notOffered(sizes []string, offers []types.InstanceTypeOffering) 
 
 // checkRoute checks that packages can be fetched, and that we can reach the machine, before waiting for either in vain.
 func (c *Cloud) checkRoute(ctx context.Context, env *builder.Env, subnets []types.Subnet) error {
-	p := ec2.NewDescribeRouteTablesPaginator(c.acct.in(c.region), &ec2.DescribeRouteTablesInput{Filters: []types.Filter{filter("vpc-id", c.vpc)}})
+	p := ec2.NewDescribeRouteTablesPaginator(c.acct.in(c.region), &ec2.DescribeRouteTablesInput{Filters: []types.Filter{Filter("vpc-id", c.vpc)}})
 	routes := map[string]types.RouteTable{} // by subnet; "" is the main table
 	for p.HasMorePages() {
 		page, err := p.NextPage(ctx)
@@ -409,7 +409,7 @@ func (c *Cloud) Find(ctx context.Context, env *builder.Env) (builder.Artifact, b
 	for i, r := range copies {
 		checks = append(checks, func(ctx context.Context, env *builder.Env) error {
 			have, err := c.acct.images(ctx, r, &ec2.DescribeImagesInput{Owners: []string{"self"}, IncludeDeprecated: sdk.Bool(true),
-				Filters: []types.Filter{filter("tag:"+tagPlan, c.hash), filter("name", c.nameFilters(env)...)}})
+				Filters: []types.Filter{Filter("tag:"+tagPlan, c.hash), Filter("name", c.nameFilters(env)...)}})
 			have = slices.DeleteFunc(have, func(i types.Image) bool { return !finished(i) })
 			if err == nil && len(have) > 0 {
 				all[1+i] = newest(have)

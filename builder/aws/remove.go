@@ -53,7 +53,7 @@ func (a *account) terminate(ctx context.Context, region, id string) error {
 func (a *account) deleteGroup(ctx context.Context, region, id string) error {
 	return until(ctx, "removing security group "+id+", which a machine still uses,", 8*time.Minute, func(ctx context.Context) (bool, error) {
 		_, err := a.in(region).DeleteSecurityGroup(ctx, &ec2.DeleteSecurityGroupInput{GroupId: &id})
-		if isCode(err, "DependencyViolation") {
+		if IsCode(err, "DependencyViolation") {
 			return false, nil
 		}
 		return err == nil, err
@@ -64,7 +64,7 @@ func (a *account) deleteGroup(ctx context.Context, region, id string) error {
 // found by their tag when the bake is swept.
 func (a *account) removeImage(ctx context.Context, region, id string) error {
 	err := a.deregister(ctx, region, id)
-	if !isCode(err, "OperationNotPermitted") { // it is not protected
+	if !IsCode(err, "OperationNotPermitted") { // it is not protected
 		return err
 	}
 	if _, err := a.in(region).DisableImageDeregistrationProtection(ctx, &ec2.DisableImageDeregistrationProtectionInput{ImageId: &id}); err != nil {
@@ -98,7 +98,7 @@ func (a *account) deregister(ctx context.Context, region, id string) error {
 			if told[s] {
 				continue
 			}
-			if err := a.deleteSnapshot(ctx, region, s); err != nil && !notFound(err) && !isCode(err, "InvalidSnapshot.InUse") {
+			if err := a.deleteSnapshot(ctx, region, s); err != nil && !notFound(err) && !IsCode(err, "InvalidSnapshot.InUse") {
 				errs = append(errs, fmt.Errorf("snapshot %s (%s) is left: %w", s, region, explain(region, err)))
 			}
 		}
@@ -136,9 +136,9 @@ func (a *account) groupMade(ctx context.Context, region, name string) (id string
 
 // groupNamed finds a security group by its name, "" when there is none.
 func (a *account) groupNamed(ctx context.Context, region, name string, vpc ...string) (string, error) {
-	in := &ec2.DescribeSecurityGroupsInput{Filters: []types.Filter{filter("group-name", name)}}
+	in := &ec2.DescribeSecurityGroupsInput{Filters: []types.Filter{Filter("group-name", name)}}
 	if len(vpc) > 0 {
-		in.Filters = append(in.Filters, filter("vpc-id", vpc...))
+		in.Filters = append(in.Filters, Filter("vpc-id", vpc...))
 	}
 	p := ec2.NewDescribeSecurityGroupsPaginator(a.in(region), in)
 	for p.HasMorePages() {
@@ -156,11 +156,11 @@ func (a *account) groupNamed(ctx context.Context, region, name string, vpc ...st
 // imageOf finds the image that a repeated call of this bake made; unfound is the error otherwise.
 func (a *account) imageOf(ctx context.Context, region, name, bakeID string, unfound error) (id string, err error) {
 	err = until(ctx, "finding the image", settling, func(ctx context.Context) (bool, error) {
-		list, err := a.images(ctx, region, &ec2.DescribeImagesInput{Owners: []string{"self"}, Filters: []types.Filter{filter("name", name)}})
+		list, err := a.images(ctx, region, &ec2.DescribeImagesInput{Owners: []string{"self"}, Filters: []types.Filter{Filter("name", name)}})
 		if err != nil || len(list) == 0 {
 			return false, err
 		}
-		if tagOf(list[0].Tags, tagBake) != bakeID {
+		if TagOf(list[0].Tags, tagBake) != bakeID {
 			return false, unfound
 		}
 		id = *list[0].ImageId
@@ -183,19 +183,19 @@ func (l Left) String() string { return fmt.Sprintf("%s %s (%s)", l.Kind, l.ID, l
 
 // left finds by tag what unfinished bakes have in a region, machines first: the order of removal. bakeID "" means all.
 func (a *account) left(ctx context.Context, region, bakeID string) ([]Left, error) {
-	filters := []types.Filter{filter("tag-key", tagExpires)}
+	filters := []types.Filter{Filter("tag-key", tagExpires)}
 	if bakeID != "" {
-		filters = append(filters, filter("tag:"+tagBake, bakeID))
+		filters = append(filters, Filter("tag:"+tagBake, bakeID))
 	}
 	var out []Left
 	add := func(kind, id, state string, tags []types.Tag) {
-		l := Left{Kind: kind, ID: id, Region: region, State: state, BakeID: tagOf(tags, tagBake)}
-		l.Expires, _ = time.Parse(time.RFC3339, tagOf(tags, tagExpires)) // a spoilt tag counts as expired
+		l := Left{Kind: kind, ID: id, Region: region, State: state, BakeID: TagOf(tags, tagBake)}
+		l.Expires, _ = time.Parse(time.RFC3339, TagOf(tags, tagExpires)) // a spoilt tag counts as expired
 		out = append(out, l)
 	}
 	client := a.in(region)
 	instances := ec2.NewDescribeInstancesPaginator(client, &ec2.DescribeInstancesInput{
-		Filters: append(slices.Clone(filters), filter("instance-state-name", "pending", "running", "stopping", "stopped"))})
+		Filters: append(slices.Clone(filters), Filter("instance-state-name", "pending", "running", "stopping", "stopped"))})
 	for instances.HasMorePages() {
 		page, err := instances.NextPage(ctx)
 		if err != nil {

@@ -41,7 +41,8 @@ func (c *Cloud) imageTags(env *builder.Env) map[string]string {
 	return t
 }
 
-func tagList(tags map[string]string) []types.Tag {
+// TagList writes tags as EC2 takes them, in the order of their keys.
+func TagList(tags map[string]string) []types.Tag {
 	var out []types.Tag
 	for _, k := range slices.Sorted(maps.Keys(tags)) {
 		out = append(out, types.Tag{Key: sdk.String(k), Value: sdk.String(tags[k])})
@@ -52,12 +53,13 @@ func tagList(tags map[string]string) []types.Tag {
 func tagSpecs(tags map[string]string, kinds ...types.ResourceType) []types.TagSpecification {
 	var out []types.TagSpecification
 	for _, k := range kinds {
-		out = append(out, types.TagSpecification{ResourceType: k, Tags: tagList(tags)})
+		out = append(out, types.TagSpecification{ResourceType: k, Tags: TagList(tags)})
 	}
 	return out
 }
 
-func tagOf(tags []types.Tag, key string) string {
+// TagOf is the value of a tag, "" without it.
+func TagOf(tags []types.Tag, key string) string {
 	for _, t := range tags {
 		if sdk.ToString(t.Key) == key {
 			return sdk.ToString(t.Value)
@@ -66,6 +68,7 @@ func tagOf(tags []types.Tag, key string) string {
 	return ""
 }
 
-func filter(name string, values ...string) types.Filter {
+// Filter has a list name only what has one of the values.
+func Filter(name string, values ...string) types.Filter {
 	return types.Filter{Name: sdk.String(name), Values: values}
 }

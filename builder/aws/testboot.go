@@ -43,7 +43,7 @@ func (c *Cloud) TestBoot(ctx context.Context, env *builder.Env, a builder.Artifa
 	var started bool
 	for _, p := range c.places {
 		out, err := c.runTagged(ctx, env, p, false, false, "test", data...)
-		if isCode(err, "InsufficientInstanceCapacity") {
+		if IsCode(err, "InsufficientInstanceCapacity") {
 			continue
 		}
 		if err != nil {

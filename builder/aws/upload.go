@@ -74,7 +74,7 @@ func (c *Cloud) openUpload(ctx context.Context, env *builder.Env, client *ebs.Cl
 		}
 		if st.Key == key && (st.Parent == "" || st.parent != nil) {
 			env.Progress.Info("continuing %s: %d blocks are there", st.Snapshot, len(st.sent))
-			_, err := c.acct.in(c.region).CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{st.Snapshot}, Tags: tagList(c.imageTags(env))})
+			_, err := c.acct.in(c.region).CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{st.Snapshot}, Tags: TagList(c.imageTags(env))})
 			return st, err
 		}
 		if err := c.acct.dropUpload(ctx, c.uploadEntry(env, st)); err != nil {
@@ -85,7 +85,7 @@ func (c *Cloud) openUpload(ctx context.Context, env *builder.Env, client *ebs.Cl
 		}
 	}
 	in := &ebs.StartSnapshotInput{VolumeSize: sdk.Int64(int64(r.gib)), ClientToken: sdk.String(env.BakeID), Description: sdk.String(c.name), Timeout: sdk.Int32(180)}
-	for _, t := range tagList(c.imageTags(env)) {
+	for _, t := range TagList(c.imageTags(env)) {
 		in.Tags = append(in.Tags, ebstypes.Tag{Key: t.Key, Value: t.Value})
 	}
 	parent := readIndex(c.indexFile())

@@ -79,7 +79,7 @@ func (c *Cloud) uploadEntry(env *builder.Env, s *uploadState) builder.Entry {
 // dropUpload gives an unfinished snapshot back.
 func (a *account) dropUpload(ctx context.Context, e builder.Entry) error {
 	err := a.fresh(ctx, e, func(ctx context.Context) error { return a.deleteSnapshot(ctx, e.Region, e.ID) })
-	if isCode(err, "InvalidSnapshot.InUse") { // by an image that we were not told of any more: it goes first, and takes it along
+	if IsCode(err, "InvalidSnapshot.InUse") { // by an image that we were not told of any more: it goes first, and takes it along
 		_, err = a.sweep(ctx, e.Region, e.Attrs["bake"])
 	}
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"github.com/hashicorp/hcl/v2/hcldec"
 	"github.com/hashicorp/packer-plugin-sdk/common"
 	"github.com/hashicorp/packer-plugin-sdk/communicator"
-	packersdk "github.com/hashicorp/packer-plugin-sdk/packer"
 	"github.com/hashicorp/packer-plugin-sdk/template/interpolate"
 
 	"github.com/dorunner/dorunner-bake/builder"
@@ -77,7 +76,7 @@ type AWSConfig struct {
 // AWS is the builder `dorunner-aws`.
 type AWS struct {
 	config AWSConfig
-	bakery bakery
+	bakery
 }
 
 // ConfigSpec is what HCL may hold.
@@ -110,9 +109,4 @@ func (b *AWS) Prepare(raws ...any) (generated, warnings []string, err error) {
 			return aws.New(aws.Options{Config: cfg, Disk: plan.Spec.AWS.FromDisk, Dial: link.dial}), nil
 		}}
 	return b.bakery.prepare("aws", over, err)
-}
-
-// Run bakes.
-func (b *AWS) Run(ctx context.Context, ui packersdk.Ui, hook packersdk.Hook) (packersdk.Artifact, error) {
-	return b.bakery.run(ctx, ui, hook)
 }

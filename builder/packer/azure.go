@@ -6,7 +6,6 @@ import (
 	"github.com/hashicorp/hcl/v2/hcldec"
 	"github.com/hashicorp/packer-plugin-sdk/common"
 	"github.com/hashicorp/packer-plugin-sdk/communicator"
-	packersdk "github.com/hashicorp/packer-plugin-sdk/packer"
 	"github.com/hashicorp/packer-plugin-sdk/template/interpolate"
 
 	"github.com/dorunner/dorunner-bake/builder"
@@ -72,7 +71,7 @@ type AzureConfig struct {
 // Azure is the builder `dorunner-azure`.
 type Azure struct {
 	config AzureConfig
-	bakery bakery
+	bakery
 }
 
 // ConfigSpec is what HCL may hold.
@@ -96,9 +95,4 @@ func (b *Azure) Prepare(raws ...any) (generated, warnings []string, err error) {
 			return azure.New(plan, azure.Options{Dial: link.dial})
 		}}
 	return b.bakery.prepare("azure", over, err)
-}
-
-// Run bakes.
-func (b *Azure) Run(ctx context.Context, ui packersdk.Ui, hook packersdk.Hook) (packersdk.Artifact, error) {
-	return b.bakery.run(ctx, ui, hook)
 }

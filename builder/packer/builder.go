@@ -79,7 +79,7 @@ func outputDir(build string) string {
 }
 
 // run bakes; Packer's provisioners are the engine's customize step.
-func (b *bakery) run(ctx context.Context, ui packersdk.Ui, hook packersdk.Hook) (packersdk.Artifact, error) {
+func (b *bakery) Run(ctx context.Context, ui packersdk.Ui, hook packersdk.Hook) (packersdk.Artifact, error) {
 	cloud, err := b.cloud(ctx, b.plan)
 	if err != nil {
 		return nil, err

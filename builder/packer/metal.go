@@ -5,7 +5,6 @@ import (
 
 	"github.com/hashicorp/hcl/v2/hcldec"
 	"github.com/hashicorp/packer-plugin-sdk/common"
-	packersdk "github.com/hashicorp/packer-plugin-sdk/packer"
 	"github.com/hashicorp/packer-plugin-sdk/template/interpolate"
 
 	"github.com/dorunner/dorunner-bake/builder"
@@ -46,7 +45,7 @@ type MetalConfig struct {
 // Metal is the builder `dorunner-metal`.
 type Metal struct {
 	config MetalConfig
-	bakery bakery
+	bakery
 }
 
 // ConfigSpec is what HCL may hold.
@@ -63,9 +62,4 @@ func (b *Metal) Prepare(raws ...any) (generated, warnings []string, err error) {
 			return metal.New(plan.Spec.Metal.Method), nil
 		}}
 	return b.bakery.prepare("metal", overridesOf(c), nil)
-}
-
-// Run bakes.
-func (b *Metal) Run(ctx context.Context, ui packersdk.Ui, hook packersdk.Hook) (packersdk.Artifact, error) {
-	return b.bakery.run(ctx, ui, hook)
 }

@@ -160,8 +160,13 @@ func (a *app) event(e any) {
 
 // colour says whether w is a terminal whose owner did not ask for plain text (https://no-color.org).
 func colour(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd()))
+	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && terminal(w)
+}
+
+// terminal says whether somebody sits at a stream.
+func terminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // sayLeft names what the bake under way has created and not given back.

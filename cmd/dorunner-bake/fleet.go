@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/dorunner/dorunner-bake/builder"
 	"github.com/dorunner/dorunner-bake/firstboot/runner"
@@ -324,7 +322,7 @@ func (f *fleetRun) confirm(ctx context.Context, list func(context.Context) ([]fl
 
 // ask wants a yes.
 func (f *fleetRun) ask(what string) error {
-	if in, ok := f.in.(*os.File); !ok || !term.IsTerminal(int(in.Fd())) {
+	if !terminal(f.in) {
 		return usageError{errors.New("there is no terminal to ask on: look with --dry-run or fleet plan, then give --yes")}
 	}
 	_, _ = fmt.Fprintf(f.err, "%s? Only yes is accepted: ", what)
@@ -345,7 +343,7 @@ func ignoreEOF(err error) error {
 // interrupt decides about a roll that nobody waits for any more.
 func (f *fleetRun) interrupt() fleet.Interrupt {
 	choice := f.onInterrupt
-	if in, ok := f.in.(*os.File); choice == "ask" && ok && term.IsTerminal(int(in.Fd())) {
+	if choice == "ask" && terminal(f.in) {
 		f.done()
 		_, _ = fmt.Fprint(f.err, "the replacement is under way: leave it to the cloud, cancel it, or rollback? [leave] ")
 		choice, _ = bufio.NewReader(f.in).ReadString('\n') // no answer leaves it

@@ -69,8 +69,7 @@ func (p *Platform) PublishLoad(ctx context.Context, l firstboot.Load) error {
 	if err != nil {
 		return err
 	}
-	busy := 100 * float64(l.Jobs)
-	percent := busy / float64(l.Slots)
+	busy, percent := l.Samples()
 	s := sample{Time: time.Now().UTC().Format("2006-01-02T15:04:05Z")}
 	s.Data.Base.Metric, s.Data.Base.Namespace, s.Data.Base.Dimensions = runner.LoadMetric, runner.LoadNamespace, []string{"VMName"}
 	s.Data.Base.Series = []series{{Values: []string{m.name}, Min: percent, Max: percent, Sum: busy, Count: l.Slots}}

@@ -173,8 +173,7 @@ func (p *Platform) PublishLoad(ctx context.Context, l firstboot.Load) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiLimit)
 	defer cancel()
-	busy := 100 * float64(l.Jobs)
-	percent := busy / float64(l.Slots)
+	busy, percent := l.Samples()
 	_, err = p.cloudwatch(m).PutMetricData(ctx, &cloudwatch.PutMetricDataInput{Namespace: aws.String(runner.LoadNamespace), MetricData: []cwtypes.MetricDatum{{
 		MetricName: aws.String(runner.LoadMetric), Unit: cwtypes.StandardUnitPercent,
 		Dimensions:      []cwtypes.Dimension{{Name: aws.String("AutoScalingGroupName"), Value: &m.group}},

@@ -97,11 +97,6 @@ func (c *Group) foreign(kind, name string) error {
 // explain says what an error of AWS's means.
 func (c *Group) explain(err error) error { return aws.Explain(c.region, err) }
 
-func isCode(err error, codes ...string) bool {
-	var api smithy.APIError
-	return errors.As(err, &api) && slices.Contains(codes, api.ErrorCode())
-}
-
 // errNoProfile is for machines that could do nothing.
 var errNoProfile = errors.New("fleet.instance_profile is not set: without one the machines can neither read their token nor tell their group that they are online; write create for one of the fleet's own, or name one (docs/fleets.md has what it must allow)")
 
@@ -308,7 +303,7 @@ func (c *Group) planNew(ctx context.Context, zones []string) ([]fleet.Change, er
 				_, err := c.asg.CreateAutoScalingGroup(ctx, in)
 				return err
 			})
-			if isCode(err, "AlreadyExists") { // by an attempt whose answer was lost; a foreign one was seen by Plan
+			if aws.IsCode(err, "AlreadyExists") { // by an attempt whose answer was lost; a foreign one was seen by Plan
 				err = nil
 			}
 			if err != nil {
@@ -372,23 +367,31 @@ func (c *Group) groupTags() []types.Tag {
 func (c *Group) planUpdate(have *types.AutoScalingGroup, zones []string) []fleet.Change {
 	var f fleet.Fields
 	in := &autoscaling.UpdateAutoScalingGroupInput{AutoScalingGroupName: &c.name}
-	set := func(name string, have, want any, do func()) {
-		n := len(f)
-		if f.Diff(name, have, want); len(f) > n {
-			do()
-		}
+	if f.Diff("min", have.MinSize, c.g.Min) {
+		in.MinSize = sdk.Int32(int32(c.g.Min))
 	}
-	set("min", have.MinSize, c.g.Min, func() { in.MinSize = sdk.Int32(int32(c.g.Min)) })
-	set("max", have.MaxSize, c.g.Max, func() { in.MaxSize = sdk.Int32(int32(c.g.Max)) })
+	if f.Diff("max", have.MaxSize, c.g.Max) {
+		in.MaxSize = sdk.Int32(int32(c.g.Max))
+	}
 	if !c.g.SelfSizing() {
-		set("machines", have.DesiredCapacity, *c.g.Desired, func() { in.DesiredCapacity = sdk.Int32(int32(*c.g.Desired)) })
+		if f.Diff("machines", have.DesiredCapacity, *c.g.Desired) {
+			in.DesiredCapacity = sdk.Int32(int32(*c.g.Desired))
+		}
 	}
 	at := strings.Split(sdk.ToString(have.VPCZoneIdentifier), ",")
 	slices.Sort(at)
-	set("subnets", at, zones, func() { in.VPCZoneIdentifier = sdk.String(strings.Join(zones, ",")) })
-	set("capacity rebalance", sdk.ToBool(have.CapacityRebalance), c.rebalance(), func() { in.CapacityRebalance = sdk.Bool(c.rebalance()) })
-	set("new machines protected", sdk.ToBool(have.NewInstancesProtectedFromScaleIn), false, func() { in.NewInstancesProtectedFromScaleIn = sdk.Bool(false) })
-	set("warmup, s", have.DefaultInstanceWarmup, warmup, func() { in.DefaultInstanceWarmup = sdk.Int32(warmup) })
+	if f.Diff("subnets", at, zones) {
+		in.VPCZoneIdentifier = sdk.String(strings.Join(zones, ","))
+	}
+	if f.Diff("capacity rebalance", sdk.ToBool(have.CapacityRebalance), c.rebalance()) {
+		in.CapacityRebalance = sdk.Bool(c.rebalance())
+	}
+	if f.Diff("new machines protected", sdk.ToBool(have.NewInstancesProtectedFromScaleIn), false) {
+		in.NewInstancesProtectedFromScaleIn = sdk.Bool(false)
+	}
+	if f.Diff("warmup, s", have.DefaultInstanceWarmup, warmup) {
+		in.DefaultInstanceWarmup = sdk.Int32(warmup)
+	}
 	before := len(f)
 	marketFields(&f, have.MixedInstancesPolicy, c.policy())
 	if empty(have) {
@@ -487,7 +490,7 @@ func (c *Group) Scale(ctx context.Context, machines int) error {
 // Replace has the group end a machine and start another in its place.
 func (c *Group) Replace(ctx context.Context, id string) error {
 	_, err := c.asg.TerminateInstanceInAutoScalingGroup(ctx, &autoscaling.TerminateInstanceInAutoScalingGroupInput{InstanceId: &id, ShouldDecrementDesiredCapacity: sdk.Bool(false)})
-	if isCode(err, "ScalingActivityInProgress") { // it is being replaced already
+	if aws.IsCode(err, "ScalingActivityInProgress") { // it is being replaced already
 		return nil
 	}
 	return c.explain(err)

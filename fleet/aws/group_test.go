@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -651,31 +650,14 @@ func TestDestroyDrains(t *testing.T) {
 	}
 }
 
-var policyForm = regexp.MustCompile("(?s)<!-- policy: ([a-z-]+) -->\n```json\n(.*?)\n```")
-
-// documented reads the named policies of docs/fleets.md.
+// documented joins the named policies of docs/fleets.md.
 func documented(t *testing.T, names ...string) *awstest.Policy {
 	t.Helper()
-	doc, err := os.ReadFile("../../docs/fleets.md")
+	p, err := awstest.Documented("../../docs/fleets.md", names...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := &awstest.Policy{}
-	found := 0
-	for _, m := range policyForm.FindAllStringSubmatch(string(doc), -1) {
-		p, err := awstest.ParsePolicy([]byte(m[2]))
-		if err != nil {
-			t.Fatalf("policy %s: %v", m[1], err)
-		}
-		if slices.Contains(names, m[1]) {
-			found++
-			out.Statements = append(out.Statements, p.Statements...)
-		}
-	}
-	if found != len(names) {
-		t.Fatalf("%d of the policies %v are in docs/fleets.md", found, names)
-	}
-	return out
+	return p
 }
 
 // The documented policies suffice for all verbs, and reach nothing of others.
@@ -724,7 +706,7 @@ func TestFleetPolicy(t *testing.T) {
 
 		client := ec2.NewFromConfig(w.config("baker"))
 		image := w.good
-		if _, err := client.RunInstances(t.Context(), &ec2.RunInstancesInput{ImageId: &image, InstanceType: "t3a.xlarge", MinCount: sdk.Int32(1), MaxCount: sdk.Int32(1)}); !isCode(err, "UnauthorizedOperation") {
+		if _, err := client.RunInstances(t.Context(), &ec2.RunInstancesInput{ImageId: &image, InstanceType: "t3a.xlarge", MinCount: sdk.Int32(1), MaxCount: sdk.Int32(1)}); !aws.IsCode(err, "UnauthorizedOperation") {
 			t.Errorf("machines outside a fleet may be started: %v", err)
 		}
 		w.end()

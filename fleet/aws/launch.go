@@ -13,7 +13,6 @@ import (
 	sdk "github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
-	"github.com/aws/smithy-go"
 
 	"github.com/dorunner/dorunner-bake/builder/aws"
 	"github.com/dorunner/dorunner-bake/fleet"
@@ -64,7 +63,6 @@ func Launch(ctx context.Context, o LaunchOptions) ([]*fleet.Machine, error) {
 	var last error
 	for _, size := range o.Sizes {
 		out, err := run(ctx, house, o, image, size)
-		var api smithy.APIError
 		switch {
 		case err == nil:
 			var machines []*fleet.Machine
@@ -77,7 +75,7 @@ func Launch(ctx context.Context, o LaunchOptions) ([]*fleet.Machine, error) {
 				o.Info("instance %s: %s in %s", *i.InstanceId, size, zone)
 			}
 			return machines, nil
-		case errors.As(err, &api) && slices.Contains([]string{"InsufficientInstanceCapacity", "Unsupported"}, api.ErrorCode()):
+		case aws.IsCode(err, "InsufficientInstanceCapacity", "Unsupported"):
 			o.Info("no room for %d %s, trying the next size", o.Count, size)
 			last = err
 		default:
@@ -166,10 +164,7 @@ func WaitOnline(ctx context.Context, cfg sdk.Config, machines []*fleet.Machine, 
 }
 
 // missing says that a new machine is not known everywhere yet.
-func missing(err error) bool {
-	var api smithy.APIError
-	return errors.As(err, &api) && api.ErrorCode() == "InvalidInstanceID.NotFound"
-}
+func missing(err error) bool { return aws.IsCode(err, "InvalidInstanceID.NotFound") }
 
 // ended lists the machines that are no longer there, all asked for in one call.
 func ended(ctx context.Context, house *aws.House, region string, ids []string) ([]string, error) {

@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
+	"github.com/dorunner/dorunner-bake/builder/aws"
 	"github.com/dorunner/dorunner-bake/fleet"
 )
 
@@ -29,15 +31,15 @@ func (c *Group) Census(ctx context.Context) (*fleet.Census, error) {
 		return out, nil
 	}
 	out.Exists, out.Min, out.Max, out.Desired = true, int(sdk.ToInt32(g.MinSize)), int(sdk.ToInt32(g.MaxSize)), int(sdk.ToInt32(g.DesiredCapacity))
-	if out.Roll, err = c.rolling(ctx); err != nil {
+	roll, err := c.refresh(ctx)
+	if err != nil {
 		return nil, c.explain(err)
 	}
 	newest := versionOf(g.MixedInstancesPolicy)
-	if out.Roll != nil && !out.Roll.Done { // the group's own configuration changes when the roll has succeeded
-		if v, err := c.rollingTo(ctx); err != nil {
-			return nil, c.explain(err)
-		} else if v != "" {
-			newest = v
+	if roll != nil {
+		out.Roll = rolling(roll)
+		if !out.Roll.Done { // the group's own configuration changes when the roll has succeeded
+			newest = cmp.Or(rollsTo(roll), newest)
 		}
 	}
 	for _, i := range g.Instances {
@@ -84,7 +86,7 @@ func (c *Group) instances(ctx context.Context, members []*fleet.Member) error {
 	}
 	var used []string
 	p := ec2.NewDescribeInstancesPaginator(c.ec2, &ec2.DescribeInstancesInput{MaxResults: sdk.Int32(1000),
-		Filters: []ec2types.Filter{filter("tag:"+tagFleet, c.g.Name)}})
+		Filters: []ec2types.Filter{aws.Filter("tag:"+tagFleet, c.g.Name)}})
 	for p.HasMorePages() {
 		page, err := p.NextPage(ctx)
 		if err != nil {
@@ -104,7 +106,7 @@ func (c *Group) instances(ctx context.Context, members []*fleet.Member) error {
 	slices.Sort(used)
 	baked := map[string]time.Time{}
 	q := ec2.NewDescribeImagesPaginator(c.ec2, &ec2.DescribeImagesInput{IncludeDeprecated: sdk.Bool(true),
-		Filters: []ec2types.Filter{filter("image-id", slices.Compact(used)...)}}) // an image that is gone is not an error, as it is by id
+		Filters: []ec2types.Filter{aws.Filter("image-id", slices.Compact(used)...)}}) // an image that is gone is not an error, as it is by id
 	for len(used) > 0 && q.HasMorePages() {
 		page, err := q.NextPage(ctx)
 		if err != nil {
@@ -145,7 +147,7 @@ func (c *Group) trouble(ctx context.Context) ([]string, error) {
 // refresh is the newest instance refresh, nil when there never was one.
 func (c *Group) refresh(ctx context.Context) (*types.InstanceRefresh, error) {
 	out, err := c.asg.DescribeInstanceRefreshes(ctx, &autoscaling.DescribeInstanceRefreshesInput{AutoScalingGroupName: &c.name, MaxRecords: sdk.Int32(1)})
-	if isCode(err, "InvalidAction", "UnknownOperation", "NotImplemented", "NotImplementedException") { // a compatible server that has none
+	if aws.IsCode(err, "InvalidAction", "UnknownOperation", "NotImplemented", "NotImplementedException") { // a compatible server that has none
 		return nil, nil
 	}
 	if err != nil || len(out.InstanceRefreshes) == 0 { // the newest comes first
@@ -160,22 +162,17 @@ func over(s types.InstanceRefreshStatus) bool {
 		types.InstanceRefreshStatusRollbackSuccessful, types.InstanceRefreshStatusRollbackFailed}, s)
 }
 
-func (c *Group) rolling(ctx context.Context) (*fleet.Rolling, error) {
-	r, err := c.refresh(ctx)
-	if err != nil || r == nil {
-		return nil, err
-	}
+func rolling(r *types.InstanceRefresh) *fleet.Rolling {
 	return &fleet.Rolling{ID: *r.InstanceRefreshId, Status: string(r.Status), Percent: int(sdk.ToInt32(r.PercentageComplete)), Left: int(sdk.ToInt32(r.InstancesToUpdate)),
-		Reason: sdk.ToString(r.StatusReason), Started: sdk.ToTime(r.StartTime), Done: over(r.Status), Failed: over(r.Status) && r.Status != types.InstanceRefreshStatusSuccessful}, nil
+		Reason: sdk.ToString(r.StatusReason), Started: sdk.ToTime(r.StartTime), Done: over(r.Status), Failed: over(r.Status) && r.Status != types.InstanceRefreshStatusSuccessful}
 }
 
-// rollingTo is the version of the template that the newest roll brings.
-func (c *Group) rollingTo(ctx context.Context) (string, error) {
-	r, err := c.refresh(ctx)
-	if err != nil || r == nil || r.DesiredConfiguration == nil {
-		return "", err
+// rollsTo is the version of the template that a refresh brings; "" where it says none.
+func rollsTo(r *types.InstanceRefresh) string {
+	if r.DesiredConfiguration == nil {
+		return ""
 	}
-	return versionOf(r.DesiredConfiguration.MixedInstancesPolicy), nil
+	return versionOf(r.DesiredConfiguration.MixedInstancesPolicy)
 }
 
 // planRoll has machines replaced that are not as the spec says. The engine starts new ones first, and lets old ones go
@@ -201,7 +198,7 @@ func (c *Group) planRoll(ctx context.Context, have *types.AutoScalingGroup) ([]f
 	}
 	return []fleet.Change{{Action: fleet.Roll, Kind: "machines of", Name: c.name, Fields: f, Note: note,
 		Do: func(ctx context.Context, created func(string) error) error {
-			if underWay && now.DesiredConfiguration != nil && versionOf(now.DesiredConfiguration.MixedInstancesPolicy) == strconv.FormatInt(c.version, 10) {
+			if underWay && rollsTo(now) == strconv.FormatInt(c.version, 10) {
 				return nil // it is followed
 			}
 			p := &types.RefreshPreferences{AutoRollback: sdk.Bool(true), SkipMatching: sdk.Bool(!c.how.Force), MinHealthyPercentage: sdk.Int32(100),
@@ -219,9 +216,9 @@ func (c *Group) planRoll(ctx context.Context, have *types.AutoScalingGroup) ([]f
 			}
 			out, err := c.asg.StartInstanceRefresh(ctx, &autoscaling.StartInstanceRefreshInput{AutoScalingGroupName: &c.name, Preferences: p,
 				DesiredConfiguration: &types.DesiredConfiguration{MixedInstancesPolicy: c.policy()}})
-			if isCode(err, "InstanceRefreshInProgress") {
+			if aws.IsCode(err, "InstanceRefreshInProgress") {
 				now, err2 := c.refresh(ctx)
-				if err2 == nil && now != nil && now.DesiredConfiguration != nil && versionOf(now.DesiredConfiguration.MixedInstancesPolicy) == strconv.FormatInt(c.version, 10) {
+				if err2 == nil && now != nil && rollsTo(now) == strconv.FormatInt(c.version, 10) {
 					return nil // by an attempt whose answer was lost
 				}
 				return fmt.Errorf("another roll is under way: wait for it (`dorunner-bake fleet roll aws --follow`) or end it (--cancel, --rollback)")
@@ -243,7 +240,7 @@ func (c *Group) StopRoll(ctx context.Context, rollback bool) error {
 	} else {
 		_, err = c.asg.CancelInstanceRefresh(ctx, &autoscaling.CancelInstanceRefreshInput{AutoScalingGroupName: &c.name})
 	}
-	if isCode(err, "ActiveInstanceRefreshNotFound", "ActiveInstanceRefreshNotFoundFault") {
+	if aws.IsCode(err, "ActiveInstanceRefreshNotFound", "ActiveInstanceRefreshNotFoundFault") {
 		if now, err := c.refresh(ctx); rollback && err == nil && now != nil && now.Status == types.InstanceRefreshStatusRollbackInProgress {
 			return nil // the engine was faster
 		}

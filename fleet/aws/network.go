@@ -13,10 +13,6 @@ import (
 	"github.com/dorunner/dorunner-bake/fleet"
 )
 
-func filter(name string, values ...string) types.Filter {
-	return types.Filter{Name: sdk.String(name), Values: values}
-}
-
 // subnets are where the machines are to be: the spec's, or those of the default VPC.
 func (c *Group) subnets(ctx context.Context) ([]types.Subnet, error) {
 	in := &ec2.DescribeSubnetsInput{SubnetIds: c.g.Subnets}
@@ -24,7 +20,7 @@ func (c *Group) subnets(ctx context.Context) ([]types.Subnet, error) {
 		in.SubnetIds = []string{c.g.Plan.Spec.AWS.Subnet}
 	}
 	if len(in.SubnetIds) == 0 {
-		in.Filters = []types.Filter{filter("default-for-az", "true")}
+		in.Filters = []types.Filter{aws.Filter("default-for-az", "true")}
 	}
 	var out []types.Subnet
 	p := ec2.NewDescribeSubnetsPaginator(c.ec2, in)
@@ -64,8 +60,8 @@ func (c *Group) planNetwork(ctx context.Context) ([]fleet.Change, error) {
 	return []fleet.Change{{Action: fleet.Create, Kind: "security group", Name: c.name, Fields: []fleet.Field{{Name: "network", New: vpc}, {Name: "inbound", New: "nothing"}, {Name: "outbound", New: "everything"}},
 		Do: func(ctx context.Context, created func(string) error) error {
 			out, err := c.ec2.CreateSecurityGroup(ctx, &ec2.CreateSecurityGroupInput{GroupName: &c.name, VpcId: &vpc, Description: sdk.String("DataOps runners: nothing connects to them"),
-				TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeSecurityGroup, Tags: ec2Tags(c.tags())}}})
-			if isCode(err, "InvalidGroup.Duplicate") { // an answer was lost, or it is too new to be seen
+				TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeSecurityGroup, Tags: aws.TagList(c.tags())}}})
+			if aws.IsCode(err, "InvalidGroup.Duplicate") { // an answer was lost, or it is too new to be seen
 				err = aws.Until(ctx, "finding security group "+c.name, time.Minute, func(ctx context.Context) (bool, error) {
 					c.securityGroup, err = c.findSecurityGroup(ctx, vpc)
 					return c.securityGroup != "", err
@@ -82,9 +78,9 @@ func (c *Group) planNetwork(ctx context.Context) ([]fleet.Change, error) {
 
 // findSecurityGroup is the fleet's own, "" when there is none; vpc "" looks in every network.
 func (c *Group) findSecurityGroup(ctx context.Context, vpc string) (string, error) {
-	in := &ec2.DescribeSecurityGroupsInput{Filters: []types.Filter{filter("group-name", c.name)}}
+	in := &ec2.DescribeSecurityGroupsInput{Filters: []types.Filter{aws.Filter("group-name", c.name)}}
 	if vpc != "" {
-		in.Filters = append(in.Filters, filter("vpc-id", vpc))
+		in.Filters = append(in.Filters, aws.Filter("vpc-id", vpc))
 	}
 	p := ec2.NewDescribeSecurityGroupsPaginator(c.ec2, in)
 	foreign := false
@@ -94,7 +90,7 @@ func (c *Group) findSecurityGroup(ctx context.Context, vpc string) (string, erro
 			return "", err
 		}
 		for _, g := range page.SecurityGroups {
-			if ec2TagOf(g.Tags, tagFleet) == c.g.Name {
+			if aws.TagOf(g.Tags, tagFleet) == c.g.Name {
 				return *g.GroupId, nil
 			}
 			foreign = true

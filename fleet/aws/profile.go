@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iam/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
+	"github.com/dorunner/dorunner-bake/builder/aws"
 	"github.com/dorunner/dorunner-bake/firstboot/runner"
 	"github.com/dorunner/dorunner-bake/fleet"
 	"github.com/dorunner/dorunner-bake/images"
@@ -122,7 +123,7 @@ type iamState struct {
 	policy                  string
 }
 
-func noSuch(err error) bool { return isCode(err, "NoSuchEntity", "NoSuchEntityException") }
+func noSuch(err error) bool { return aws.IsCode(err, "NoSuchEntity", "NoSuchEntityException") }
 
 // findProfile looks for the fleet's own role and instance profile.
 func (c *Group) findProfile(ctx context.Context) (s iamState, err error) {
@@ -188,7 +189,7 @@ func (c *Group) planProfile(ctx context.Context) ([]fleet.Change, error) {
 	var changes []fleet.Change
 	add := func(action fleet.Action, kind, what string, fields []fleet.Field, do func(ctx context.Context) error) {
 		changes = append(changes, fleet.Change{Action: action, Kind: kind, Name: what, Fields: fields, Do: func(ctx context.Context, created func(string) error) error {
-			if err := do(ctx); err != nil && !isCode(err, "EntityAlreadyExists", "EntityAlreadyExistsException") {
+			if err := do(ctx); err != nil && !aws.IsCode(err, "EntityAlreadyExists", "EntityAlreadyExistsException") {
 				return c.explain(err)
 			}
 			return created(what)
@@ -216,7 +217,7 @@ func (c *Group) planProfile(ctx context.Context) ([]fleet.Change, error) {
 	attach := func(ctx context.Context) error {
 		return c.patientIAM(ctx, func(ctx context.Context) error {
 			_, err := c.iam.AddRoleToInstanceProfile(ctx, &iam.AddRoleToInstanceProfileInput{InstanceProfileName: &name, RoleName: &name})
-			if isCode(err, "LimitExceeded", "LimitExceededException") { // it has one already, by an answer that was lost
+			if aws.IsCode(err, "LimitExceeded", "LimitExceededException") { // it has one already, by an answer that was lost
 				return nil
 			}
 			return err
@@ -226,7 +227,7 @@ func (c *Group) planProfile(ctx context.Context) ([]fleet.Change, error) {
 	case !have.profile:
 		add(fleet.Create, "instance profile", name, nil, func(ctx context.Context) error {
 			_, err := c.iam.CreateInstanceProfile(ctx, &iam.CreateInstanceProfileInput{InstanceProfileName: &name, Tags: c.iamTags()})
-			if err != nil && !isCode(err, "EntityAlreadyExists", "EntityAlreadyExistsException") {
+			if err != nil && !aws.IsCode(err, "EntityAlreadyExists", "EntityAlreadyExistsException") {
 				return err
 			}
 			return attach(ctx)

@@ -43,7 +43,7 @@ func (c *Group) Remains(ctx context.Context) ([]fleet.Change, error) {
 	if t != nil {
 		add("launch template", c.name, "", func(ctx context.Context) error {
 			_, err := c.ec2.DeleteLaunchTemplate(ctx, &ec2.DeleteLaunchTemplateInput{LaunchTemplateId: t.LaunchTemplateId})
-			if isCode(err, "InvalidLaunchTemplateId.NotFound", "InvalidLaunchTemplateId.NotFoundException") {
+			if aws.IsCode(err, "InvalidLaunchTemplateId.NotFound", "InvalidLaunchTemplateId.NotFoundException") {
 				return nil
 			}
 			return err
@@ -59,7 +59,7 @@ func (c *Group) Remains(ctx context.Context) ([]fleet.Change, error) {
 	have, err := c.findProfile(ctx)
 	switch {
 	case errors.As(err, &foreign):
-	case isCode(err, "AccessDenied", "AccessDeniedException") && c.profile() != c.roleName(): // the fleet never had one
+	case aws.IsCode(err, "AccessDenied", "AccessDeniedException") && c.profile() != c.roleName(): // the fleet never had one
 	case err != nil:
 		return nil, c.explain(err)
 	case have.role || have.profile:
@@ -87,8 +87,8 @@ func (c *Group) removeGroup(ctx context.Context) error {
 		case c.how.Now || len(g.Instances) == 0 && emptied:
 			_, err := c.asg.DeleteAutoScalingGroup(ctx, &autoscaling.DeleteAutoScalingGroupInput{AutoScalingGroupName: &c.name, ForceDelete: sdk.Bool(c.how.Now)})
 			switch {
-			case isCode(err, "ResourceInUse", "ScalingActivityInProgress", "ResourceContention"):
-			case isCode(err, "ValidationError"): // it is gone
+			case aws.IsCode(err, "ResourceInUse", "ScalingActivityInProgress", "ResourceContention"):
+			case aws.IsCode(err, "ValidationError"): // it is gone
 				return true, nil
 			case err != nil:
 				return false, err
@@ -96,7 +96,7 @@ func (c *Group) removeGroup(ctx context.Context) error {
 		case !emptied:
 			_, err := c.asg.UpdateAutoScalingGroup(ctx, &autoscaling.UpdateAutoScalingGroupInput{AutoScalingGroupName: &c.name,
 				MinSize: sdk.Int32(0), MaxSize: sdk.Int32(0), DesiredCapacity: sdk.Int32(0), NewInstancesProtectedFromScaleIn: sdk.Bool(false)})
-			if isCode(err, "ScalingActivityInProgress", "ResourceContention") {
+			if aws.IsCode(err, "ScalingActivityInProgress", "ResourceContention") {
 				return false, nil
 			}
 			if err != nil {
@@ -127,7 +127,7 @@ func (c *Group) unprotect(ctx context.Context, g *types.AutoScalingGroup) error 
 	for len(ids) > 0 {
 		n := min(len(ids), 50) // as many as a call takes
 		_, err := c.asg.SetInstanceProtection(ctx, &autoscaling.SetInstanceProtectionInput{AutoScalingGroupName: &c.name, InstanceIds: ids[:n], ProtectedFromScaleIn: sdk.Bool(false)})
-		if err != nil && !isCode(err, "ValidationError") { // one has just left
+		if err != nil && !aws.IsCode(err, "ValidationError") { // one has just left
 			return err
 		}
 		ids = ids[n:]
@@ -139,10 +139,10 @@ func (c *Group) unprotect(ctx context.Context, g *types.AutoScalingGroup) error 
 func (c *Group) removeSecurityGroup(ctx context.Context, id string) error {
 	return aws.Until(ctx, "removing security group "+id+", which a machine still uses,", 8*time.Minute, func(ctx context.Context) (bool, error) {
 		_, err := c.ec2.DeleteSecurityGroup(ctx, &ec2.DeleteSecurityGroupInput{GroupId: &id})
-		if isCode(err, "DependencyViolation") {
+		if aws.IsCode(err, "DependencyViolation") {
 			return false, nil
 		}
-		if isCode(err, "InvalidGroup.NotFound", "InvalidGroupId.NotFound") {
+		if aws.IsCode(err, "InvalidGroup.NotFound", "InvalidGroupId.NotFound") {
 			err = nil
 		}
 		return err == nil, err

@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling/types"
 
+	"github.com/dorunner/dorunner-bake/builder/aws"
 	"github.com/dorunner/dorunner-bake/firstboot/runner"
 	"github.com/dorunner/dorunner-bake/fleet"
 )
@@ -30,7 +31,7 @@ func (c *Group) planSchedule(ctx context.Context) ([]fleet.Change, error) {
 	p := autoscaling.NewDescribeScheduledActionsPaginator(c.asg, &autoscaling.DescribeScheduledActionsInput{AutoScalingGroupName: &c.name})
 	for p.HasMorePages() {
 		page, err := p.NextPage(ctx)
-		if missing := isCode(err, "ValidationError"); missing { // there is no group yet
+		if missing := aws.IsCode(err, "ValidationError"); missing { // there is no group yet
 			break
 		} else if err != nil {
 			return nil, err
@@ -134,7 +135,7 @@ func (c *Group) planPolicy(ctx context.Context) ([]fleet.Change, error) {
 	p := autoscaling.NewDescribePoliciesPaginator(c.asg, &autoscaling.DescribePoliciesInput{AutoScalingGroupName: &c.name, PolicyNames: []string{busyPolicy}})
 	for p.HasMorePages() {
 		page, err := p.NextPage(ctx)
-		if isCode(err, "ValidationError") { // there is no group yet
+		if aws.IsCode(err, "ValidationError") { // there is no group yet
 			break
 		} else if err != nil {
 			return nil, err

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -53,26 +52,9 @@ func (c *Group) content(image aws.Image) *types.RequestLaunchTemplateData {
 		d.IamInstanceProfile = &types.LaunchTemplateIamInstanceProfileSpecificationRequest{Name: &p}
 	}
 	for _, kind := range []types.ResourceType{types.ResourceTypeInstance, types.ResourceTypeVolume, types.ResourceTypeNetworkInterface} {
-		d.TagSpecifications = append(d.TagSpecifications, types.LaunchTemplateTagSpecificationRequest{ResourceType: kind, Tags: ec2Tags(c.tags())})
+		d.TagSpecifications = append(d.TagSpecifications, types.LaunchTemplateTagSpecificationRequest{ResourceType: kind, Tags: aws.TagList(c.tags())})
 	}
 	return d
-}
-
-func ec2Tags(tags map[string]string) []types.Tag {
-	var out []types.Tag
-	for _, k := range slices.Sorted(maps.Keys(tags)) {
-		out = append(out, types.Tag{Key: sdk.String(k), Value: sdk.String(tags[k])})
-	}
-	return out
-}
-
-func ec2TagOf(tags []types.Tag, key string) string {
-	for _, t := range tags {
-		if sdk.ToString(t.Key) == key {
-			return sdk.ToString(t.Value)
-		}
-	}
-	return ""
 }
 
 // mark is the description of the version of a template with this content: versions never change, so that it tells
@@ -187,10 +169,10 @@ func (c *Group) createTemplate(image aws.Image) func(context.Context, func(strin
 		var out *ec2.CreateLaunchTemplateOutput
 		err = c.patient(ctx, func(ctx context.Context) (err error) {
 			out, err = c.ec2.CreateLaunchTemplate(ctx, &ec2.CreateLaunchTemplateInput{LaunchTemplateName: &c.name, LaunchTemplateData: d, VersionDescription: &m,
-				TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeLaunchTemplate, Tags: ec2Tags(c.tags())}}})
+				TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeLaunchTemplate, Tags: aws.TagList(c.tags())}}})
 			return err
 		})
-		if isCode(err, "InvalidLaunchTemplateName.AlreadyExistsException") { // an answer was lost, or it is too new to be seen
+		if aws.IsCode(err, "InvalidLaunchTemplateName.AlreadyExistsException") { // an answer was lost, or it is too new to be seen
 			var have *types.LaunchTemplate
 			if err := aws.Until(ctx, "finding launch template "+c.name, time.Minute, func(ctx context.Context) (_ bool, err error) {
 				have, err = c.findTemplate(ctx)
@@ -212,14 +194,14 @@ func (c *Group) createTemplate(image aws.Image) func(context.Context, func(strin
 // findTemplate is the fleet's launch template, nil when there is none.
 func (c *Group) findTemplate(ctx context.Context) (*types.LaunchTemplate, error) {
 	out, err := c.ec2.DescribeLaunchTemplates(ctx, &ec2.DescribeLaunchTemplatesInput{LaunchTemplateNames: []string{c.name}})
-	if isCode(err, "InvalidLaunchTemplateName.NotFoundException") {
+	if aws.IsCode(err, "InvalidLaunchTemplateName.NotFoundException") {
 		return nil, nil
 	}
 	if err != nil || len(out.LaunchTemplates) == 0 {
 		return nil, err
 	}
 	t := &out.LaunchTemplates[0]
-	if ec2TagOf(t.Tags, tagFleet) != c.g.Name {
+	if aws.TagOf(t.Tags, tagFleet) != c.g.Name {
 		return nil, c.foreign("a launch template", c.name)
 	}
 	return t, nil

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
-	"maps"
 	"strings"
 	"time"
 
@@ -14,8 +12,6 @@ import (
 	"github.com/dorunner/dorunner-bake/builder/azure"
 	"github.com/dorunner/dorunner-bake/fleet"
 )
-
-func mapsKeys[V any](m map[string]V) iter.Seq[string] { return maps.Keys(m) }
 
 // Census lists the group's machines.
 func (c *Group) Census(ctx context.Context) (*fleet.Census, error) {

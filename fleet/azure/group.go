@@ -14,7 +14,6 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/resources/armresources/v3"
 
 	"github.com/dorunner/dorunner-bake/builder/azure"
-	"github.com/dorunner/dorunner-bake/cloudinit"
 	"github.com/dorunner/dorunner-bake/fleet"
 )
 
@@ -66,11 +65,9 @@ func Open(cloud *azure.Cloud, g *fleet.Group, how fleet.How) (*Group, error) {
 	r := &g.Runner
 	r.HealthPort = cmp.Or(r.HealthPort, healthPort)
 	r.ProtectBusy = nil // Flexible scale sets know no protection: a machine that is to go drains instead
-	made, err := cloudinit.Generate(*r, cloudinit.Options{Cloud: "azure", CloudInit: g.Plan.Base.CloudInit, Gzip: true})
-	if err != nil {
+	if err := g.Tell(); err != nil {
 		return nil, err
 	}
-	g.UserData = made.Data
 	return &Group{g: g, how: how, a: cloud.Account(), name: "dorunner-" + g.Name, group: g.Plan.Spec.Azure.ResourceGroup, now: time.Now}, nil
 }
 
@@ -98,12 +95,8 @@ func (c *Group) ours(tags map[string]*string) bool { return value(tags[tagFleet]
 
 // foreign is the error about something that has our name and not our tag.
 func (c *Group) foreign(kind, name string) error {
-	return &notOurs{fmt.Sprintf("there is %s %s in resource group %s that is not this fleet's (it has no tag %s=%s): give the fleet another name with fleet.name", kind, name, c.group, tagFleet, c.g.Name)}
+	return fmt.Errorf("there is %s %s in resource group %s that is not this fleet's (it has no tag %s=%s): give the fleet another name with fleet.name", kind, name, c.group, tagFleet, c.g.Name)
 }
-
-type notOurs struct{ text string }
-
-func (e *notOurs) Error() string { return e.text }
 
 // Plan reads the subscription and lists what differs from the spec, in the order in which things refer to each other.
 func (c *Group) Plan(ctx context.Context) ([]fleet.Change, error) {

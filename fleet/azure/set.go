@@ -1,9 +1,11 @@
 package azure
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -232,36 +234,40 @@ func (c *Group) planNew() []fleet.Change {
 func (c *Group) settings(have *armcompute.VirtualMachineScaleSet) []fleet.Change {
 	var f fleet.Fields
 	up := armcompute.VirtualMachineScaleSetUpdate{Properties: &armcompute.VirtualMachineScaleSetUpdateProperties{}}
-	set := func(name string, has, want any, do func()) {
-		before := len(f)
-		if f.Diff(name, has, want); len(f) > before {
-			do()
-		}
-	}
 	p := have.Properties
 	least, most := limits(have)
-	set("min", least, c.g.Min, func() {})
-	set("max", most, c.g.Max, func() {})
+	f.Diff("min", least, c.g.Min)
+	f.Diff("max", most, c.g.Max)
 	capacity := int(value(have.SKU.Capacity))
 	switch {
 	case !c.g.SelfSizing():
-		set("machines", capacity, *c.g.Desired, func() { up.SKU = c.resize(have, *c.g.Desired) })
+		if f.Diff("machines", capacity, *c.g.Desired) {
+			up.SKU = c.resize(have, *c.g.Desired)
+		}
 	case capacity < c.g.Min || capacity > c.g.Max:
-		set("machines", capacity, min(max(capacity, c.g.Min), c.g.Max), func() { up.SKU = c.resize(have, min(max(capacity, c.g.Min), c.g.Max)) })
+		if f.Diff("machines", capacity, min(max(capacity, c.g.Min), c.g.Max)) {
+			up.SKU = c.resize(have, min(max(capacity, c.g.Min), c.g.Max))
+		}
 	}
 	grace := ""
 	if r := p.AutomaticRepairsPolicy; r != nil && value(r.Enabled) {
 		grace = value(r.GracePeriod)
 	}
-	set("a machine that is not online is replaced after", grace, c.grace(), func() { up.Properties.AutomaticRepairsPolicy = c.repairs() })
+	if f.Diff("a machine that is not online is replaced after", grace, c.grace()) {
+		up.Properties.AutomaticRepairsPolicy = c.repairs()
+	}
 	if c.g.SpotShare > 0 {
 		m := value(p.PriorityMixPolicy)
-		set("regular machines at least", m.BaseRegularPriorityCount, c.g.Min, func() { up.Properties.PriorityMixPolicy = c.mix() })
-		set("regular above that, percent", m.RegularPriorityPercentageAboveBase, 100-c.g.SpotShare, func() { up.Properties.PriorityMixPolicy = c.mix() })
+		if f.Diff("regular machines at least", m.BaseRegularPriorityCount, c.g.Min) {
+			up.Properties.PriorityMixPolicy = c.mix()
+		}
+		if f.Diff("regular above that, percent", m.RegularPriorityPercentageAboveBase, 100-c.g.SpotShare) {
+			up.Properties.PriorityMixPolicy = c.mix()
+		}
 	}
-	set("state", value(p.ProvisioningState) == "Failed", false, func() {})
-	for _, k := range slices.Sorted(mapsKeys(c.g.Plan.Spec.Azure.Tags)) {
-		set("tag "+k, have.Tags[k], c.g.Plan.Spec.Azure.Tags[k], func() {})
+	f.Diff("state", value(p.ProvisioningState) == "Failed", false)
+	for _, k := range slices.Sorted(maps.Keys(c.g.Plan.Spec.Azure.Tags)) {
+		f.Diff("tag "+k, have.Tags[k], c.g.Plan.Spec.Azure.Tags[k])
 	}
 	if len(f) == 0 {
 		return nil
@@ -321,7 +327,7 @@ func (c *Group) modelFields(have *armcompute.VirtualMachineScaleSet) fleet.Field
 func (c *Group) setModel(ctx context.Context, image, before string, policy *armcompute.UpgradePolicy) error {
 	have, err := c.find(ctx)
 	if err != nil || have == nil {
-		return cmpErr(err, fmt.Errorf("the scale set %s is gone", c.name))
+		return cmp.Or(err, fmt.Errorf("the scale set %s is gone", c.name))
 	}
 	now := c.now().UTC().Format(time.RFC3339)
 	sku, mix := c.sku(int(value(have.SKU.Capacity)))
@@ -334,18 +340,11 @@ func (c *Group) setModel(ctx context.Context, image, before string, policy *armc
 			ExtensionProfile: c.health(now), ScheduledEventsProfile: c.events()}}})
 }
 
-func cmpErr(err, otherwise error) error {
-	if err != nil {
-		return err
-	}
-	return otherwise
-}
-
 // Scale sets the number of machines.
 func (c *Group) Scale(ctx context.Context, machines int) error {
 	have, err := c.find(ctx)
 	if err != nil || have == nil {
-		return cmpErr(err, fmt.Errorf("there is no fleet %s", c.g.Name))
+		return cmp.Or(err, fmt.Errorf("there is no fleet %s", c.g.Name))
 	}
 	return c.update(ctx, armcompute.VirtualMachineScaleSetUpdate{SKU: c.resize(have, machines)})
 }
@@ -354,7 +353,7 @@ func (c *Group) Scale(ctx context.Context, machines int) error {
 func (c *Group) Replace(ctx context.Context, id string) error {
 	have, err := c.find(ctx)
 	if err != nil || have == nil {
-		return cmpErr(err, fmt.Errorf("there is no fleet %s", c.g.Name))
+		return cmp.Or(err, fmt.Errorf("there is no fleet %s", c.g.Name))
 	}
 	p, err := c.a.Sets.BeginDeleteInstances(ctx, c.group, c.name, armcompute.VirtualMachineScaleSetVMInstanceRequiredIDs{InstanceIDs: []*string{&id}}, nil)
 	if _, err = azure.Wait(ctx, p, err, 20*time.Minute); err != nil {

@@ -1,6 +1,7 @@
 package awstest
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -168,6 +169,15 @@ func records[T any](c *call, items []T) ([]T, string, *Error) {
 		c.f.v.Set("MaxResults", fmt.Sprint(n))
 	}
 	return page(c, items)
+}
+
+// ofGroup is a page of what a group has, once the caller may see it and the group is there.
+func ofGroup[T any](c *call, items []T, missing *Error) (members[T], string, *Error) {
+	part, next, wrong := records(c, items)
+	if err := c.begin(anything); err != nil {
+		return members[T]{}, "", err
+	}
+	return members[T]{part}, next, cmp.Or(missing, wrong)
 }
 
 // settings are what both CreateAutoScalingGroup and UpdateAutoScalingGroup take.
@@ -535,17 +545,14 @@ func describeActivities(c *call) (any, *Error) {
 			all = append(all, it)
 		}
 	}
-	part, next, perr := records(c, all)
-	if err := c.begin(anything); err != nil {
+	part, next, err := ofGroup(c, all, gerr)
+	if err != nil {
 		return nil, err
-	}
-	if gerr != nil {
-		return nil, gerr
 	}
 	return struct {
 		Activities members[item]
 		NextToken  string `xml:",omitempty"`
-	}{members[item]{part}, next}, perr
+	}{part, next}, nil
 }
 
 func setDesired(c *call) (any, *Error) {
@@ -1023,17 +1030,14 @@ func describeRefreshes(c *call) (any, *Error) {
 			all = append(all, it)
 		}
 	}
-	part, next, perr := records(c, all)
-	if err := c.begin(anything); err != nil {
+	part, next, err := ofGroup(c, all, gerr)
+	if err != nil {
 		return nil, err
-	}
-	if gerr != nil {
-		return nil, gerr
 	}
 	return struct {
 		InstanceRefreshes members[item]
 		NextToken         string `xml:",omitempty"`
-	}{members[item]{part}, next}, perr
+	}{part, next}, nil
 }
 
 func cancelRefresh(c *call) (any, *Error)   { return c.endRefresh(false) }

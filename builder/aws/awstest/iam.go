@@ -3,6 +3,8 @@ package awstest
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -29,6 +31,33 @@ func (o *oneOrMany) UnmarshalJSON(b []byte) error {
 		return nil
 	}
 	return json.Unmarshal(b, (*[]string)(o))
+}
+
+var policyForm = regexp.MustCompile("(?s)<!-- policy: ([a-z-]+) -->\n```json\n(.*?)\n```")
+
+// Documented reads the policies of a page of documentation, all of them strictly, and joins the named ones. Each stands
+// behind a comment with its name.
+func Documented(page string, names ...string) (*Policy, error) {
+	doc, err := os.ReadFile(page)
+	if err != nil {
+		return nil, err
+	}
+	out := &Policy{}
+	found := 0
+	for _, m := range policyForm.FindAllStringSubmatch(string(doc), -1) {
+		p, err := ParsePolicy([]byte(m[2]))
+		if err != nil {
+			return nil, fmt.Errorf("policy %s of %s: %w", m[1], page, err)
+		}
+		if slices.Contains(names, m[1]) {
+			found++
+			out.Statements = append(out.Statements, p.Statements...)
+		}
+	}
+	if found != len(names) {
+		return nil, fmt.Errorf("%d of the policies %v are in %s", found, names, page)
+	}
+	return out, nil
 }
 
 // ParsePolicy reads a policy document strictly.

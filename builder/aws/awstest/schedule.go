@@ -179,17 +179,14 @@ func describeScheduled(c *call) (any, *Error) {
 			}
 		}
 	}
-	part, next, perr := records(c, all)
-	if err := c.begin(anything); err != nil {
+	part, next, err := ofGroup(c, all, gerr)
+	if err != nil {
 		return nil, err
-	}
-	if gerr != nil {
-		return nil, gerr
 	}
 	return struct {
 		ScheduledUpdateGroupActions members[item]
 		NextToken                   string `xml:",omitempty"`
-	}{members[item]{part}, next}, perr
+	}{part, next}, nil
 }
 
 func deleteScheduled(c *call) (any, *Error) {
@@ -266,17 +263,14 @@ func describePolicies(c *call) (any, *Error) {
 			}
 		}
 	}
-	part, next, perr := records(c, all)
-	if err := c.begin(anything); err != nil {
+	part, next, err := ofGroup(c, all, gerr)
+	if err != nil {
 		return nil, err
-	}
-	if gerr != nil {
-		return nil, gerr
 	}
 	return struct {
 		ScalingPolicies members[item]
 		NextToken       string `xml:",omitempty"`
-	}{members[item]{part}, next}, perr
+	}{part, next}, nil
 }
 
 func deletePolicy(c *call) (any, *Error) {
