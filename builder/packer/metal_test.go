@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,29 +92,40 @@ func TestMetalThroughPacker(t *testing.T) {
 		}
 	})
 
-	t.Run("a cloud and a disk at the same time", func(t *testing.T) {
-		p := whole.on(t)
-		a := p.account()
-		var order []string
-		p.onLine = func(line string) {
-			if at, _, found := strings.Cut(line, ": launch"); found && len(order) < 2 {
-				order = append(order, at)
+	for _, tt := range []struct {
+		name string
+		args []string
+		want []string // launches and seals
+	}{
+		{"a cloud and a disk at the same time", nil, []string{"launch", "launch", "seal", "seal"}},
+		{"a cloud and a disk one after the other", []string{"-parallel-builds=1"}, []string{"launch", "seal", "launch", "seal"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := whole.on(t)
+			a := p.account()
+			var order []string
+			launched := map[string]bool{}
+			p.onLine = func(line string) {
+				if at, _, found := strings.Cut(line, ": launch"); found && !launched[at] {
+					launched[at] = true
+					order = append(order, "launch")
+				}
+				if strings.Contains(line, ": seal done") {
+					order = append(order, "seal")
+				}
 			}
-			if strings.Contains(line, ": seal done") {
-				order = append(order, "sealed")
-			}
-		}
-		out := p.run(0, "build", p.template(`
+			out := p.run(0, append(append([]string{"build"}, tt.args...), p.template(`
   provisioner "shell" {
     inline = ["echo here is ${source.type}"]
   }
-`, p.metal("  output_directory = \""+filepath.Join(p.dir, "both")+"\"\n"), a.source))
-		p.says(out, "here is dorunner-metal", "here is dorunner-aws", "us-east-1: ami-", ".raw")
-		a.onlyImages(t, 1)
-		if len(order) < 3 || order[2] != "sealed" {
-			t.Errorf("one after the other: %v\n%s", order, out)
-		}
-	})
+`, p.metal("  output_directory = \""+filepath.Join(p.dir, "both")+"\"\n"), a.source))...)
+			p.says(out, "here is dorunner-metal", "here is dorunner-aws", "us-east-1: ami-", ".raw")
+			a.onlyImages(t, 1)
+			if !slices.Equal(order, tt.want) {
+				t.Errorf("%q, want %q\n%s", order, tt.want, out)
+			}
+		})
+	}
 
 	t.Run("a failed provisioner leaves nothing", func(t *testing.T) {
 		p := whole.on(t)

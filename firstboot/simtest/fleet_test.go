@@ -67,6 +67,7 @@ func TestFleetUpAndDown(t *testing.T) {
 				_, err := fleet.Apply(t.Context(), g, c, quiet(t.Output()))
 				must(err)
 				w.queue(4*most, 20*time.Minute)
+				unwatch := w.watch(groupName)
 
 				few := max(most/100, 2)
 				must(fleet.Scale(t.Context(), g, c, most, quiet(t.Output())))
@@ -84,11 +85,12 @@ func TestFleetUpAndDown(t *testing.T) {
 				must(fleet.Scale(t.Context(), g, c, most, quiet(t.Output())))
 				w.until(groupName, 20*time.Minute, "up again", func(s sample) bool { return s.serving == most })
 				time.Sleep(5 * time.Minute)
-				w.look(groupName)
 				must(fleet.Destroy(t.Context(), g, c, quiet(t.Output())))
 				w.gone()
+				unwatch()
 				w.end()
 				t.Log(w.plot())
+				w.draw(fmt.Sprintf("fleet-%d", most)+map[bool]string{true: "-protected"}[protect], fmt.Sprintf("0, %d, %d, %d, 0 machines", most, few, most))
 			})
 		})
 	}
@@ -198,4 +200,39 @@ func TestRoll(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A fleet sized by its load grows while jobs wait, and gives back idle machines only: no job of any length is lost.
+func TestFleetByLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, slow)
+		const most = 8
+		g, c := w.fleet(w.image("dorunner-ubuntu-20.04-a", false), most, fleet.How{}, func(s *images.Spec) {
+			s.Fleet.Min, s.Fleet.Desired, s.Fleet.Autoscale, s.Fleet.ProtectWhileBusy = 1, nil, 70, true
+		})
+		wait := quiet(t.Output())
+		wait.NoWait = false
+		if _, err := fleet.Apply(t.Context(), g, c, wait); err != nil {
+			t.Fatal(err)
+		}
+		unwatch := w.watch(groupName)
+		time.Sleep(30 * time.Minute)
+		if s := w.look(groupName); s.desired != 1 || s.serving != 1 {
+			t.Errorf("without jobs: %+v", s)
+		}
+		w.queue(60, 30*time.Minute)
+		w.until(groupName, time.Hour, "grown", func(s sample) bool { return s.serving > most/2 && s.jobs > most })
+		w.until(groupName, 8*time.Hour, "shrunk", func(s sample) bool { return s.desired == 1 && s.serving+s.coming+s.ending == 1 && s.jobs == 0 })
+		if w.finished != 60 || len(w.lost) > 0 {
+			t.Errorf("%d jobs finished, lost: %+v", w.finished, w.lost)
+		}
+		if err := fleet.Destroy(t.Context(), g, c, quiet(t.Output())); err != nil {
+			t.Fatal(err)
+		}
+		w.gone()
+		unwatch()
+		w.end()
+		t.Log(w.plot())
+		w.draw("fleet-by-load", "60 jobs come; busy slots are kept at 70 %")
+	})
 }

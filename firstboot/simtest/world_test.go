@@ -496,6 +496,23 @@ func (w *world) look(group string) sample {
 	return s
 }
 
+// watch looks four times a minute until it is stopped.
+func (w *world) watch(group string) (stop func()) {
+	stopped, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stopped:
+				return
+			case <-time.After(15 * time.Second):
+				w.look(group)
+			}
+		}
+	}()
+	return func() { close(stopped); <-done }
+}
+
 // until looks twice a minute until what it sees is as wanted.
 func (w *world) until(group string, limit time.Duration, what string, ok func(sample) bool) {
 	w.t.Helper()
@@ -533,29 +550,6 @@ func (w *world) end() {
 	}
 	w.t.Logf("%d jobs finished, %d interrupted by the drain's limit; at most %d job requests in a minute; the slowest machine polled %s after its power-on",
 		w.finished, len(w.lost), most, w.longest.Round(time.Second))
-}
-
-// plot writes the samples as lines: machines by phase, jobs and what GitLab knows.
-func (w *world) plot() string {
-	var b strings.Builder
-	most := 1
-	for _, s := range w.samples {
-		most = max(most, s.coming+s.serving+s.ending)
-	}
-	const wide = 60
-	fmt.Fprintf(&b, "\n  min desired coming serving ending  jobs managers  polls/min   # serving, + coming, - ending; full width is %d machines\n", most)
-	last := -1
-	for _, s := range w.samples {
-		minute := int(s.at / time.Minute)
-		if minute == last {
-			continue
-		}
-		last = minute
-		bar := func(n int, c string) string { return strings.Repeat(c, (n*wide+most/2)/most) }
-		fmt.Fprintf(&b, "%5d %7d %6d %7d %6d %5d %8d %10d   %s%s%s\n", minute, s.desired, s.coming, s.serving, s.ending, s.jobs, s.managers, w.polls[minute],
-			bar(s.serving, "#"), bar(s.coming, "+"), bar(s.ending, "-"))
-	}
-	return b.String()
 }
 
 // gone waits until a destroyed group has left nothing.
