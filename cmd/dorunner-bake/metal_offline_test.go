@@ -146,6 +146,11 @@ func TestMetalOffline(t *testing.T) {
 		t.Errorf("a script that fails: %v\n%s", err, out)
 	}
 	b.clean("after a script that fails")
+	out, err = b.command(t.Context(), "--base", disk, "--out", "out", "--pull", "127.0.0.1:1/nobody:1").CombinedOutput()
+	if text := string(out); err == nil || !strings.Contains(text, "127.0.0.1:1/nobody:1 cannot be pulled: check its name, the login (image.registry) and the network") {
+		t.Errorf("an unreachable registry: %v\n%s", err, out)
+	}
+	b.clean("after an unreachable registry")
 	b.fullDisk(disk)
 }
 

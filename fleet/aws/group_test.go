@@ -17,7 +17,9 @@ import (
 	sdk "github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/autoscaling"
+	"github.com/aws/aws-sdk-go-v2/service/autoscaling/types"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 
 	"github.com/dorunner/dorunner-bake/builder"
@@ -580,6 +582,22 @@ func TestForeign(t *testing.T) {
 		},
 		"role": func(w *world) error {
 			_, err := iam.NewFromConfig(w.config("other")).CreateRole(w.t.Context(), &iam.CreateRoleInput{RoleName: sdk.String("dorunner-dublin-us-east-1"), AssumeRolePolicyDocument: sdk.String(trust())})
+			return err
+		},
+		"launch template": func(w *world) error {
+			_, err := ec2.NewFromConfig(w.config("other")).CreateLaunchTemplate(w.t.Context(), &ec2.CreateLaunchTemplateInput{LaunchTemplateName: sdk.String("dorunner-dublin"),
+				LaunchTemplateData: &ec2types.RequestLaunchTemplateData{ImageId: sdk.String(w.image("theirs")), InstanceType: ec2types.InstanceTypeT3aLarge}})
+			return err
+		},
+		"group": func(w *world) error {
+			c := w.config("other")
+			_, err := ec2.NewFromConfig(c).CreateLaunchTemplate(w.t.Context(), &ec2.CreateLaunchTemplateInput{LaunchTemplateName: sdk.String("theirs"),
+				LaunchTemplateData: &ec2types.RequestLaunchTemplateData{ImageId: sdk.String(w.image("theirs")), InstanceType: ec2types.InstanceTypeT3aLarge}})
+			if err != nil {
+				return err
+			}
+			_, err = autoscaling.NewFromConfig(c).CreateAutoScalingGroup(w.t.Context(), &autoscaling.CreateAutoScalingGroupInput{AutoScalingGroupName: sdk.String("dorunner-dublin"), MinSize: sdk.Int32(0), MaxSize: sdk.Int32(0),
+				VPCZoneIdentifier: sdk.String("subnet-us-east-1a"), LaunchTemplate: &types.LaunchTemplateSpecification{LaunchTemplateName: sdk.String("theirs"), Version: sdk.String("1")}})
 			return err
 		},
 	} {
