@@ -95,10 +95,13 @@ func (w *world) draw(name, title string) {
 	// steps draws a value that holds until the next one; below is what it stands on, and makes it an area.
 	steps := func(class string, y func(int) float64, value, below func(sample) int) shape {
 		var over, under []string
-		for i, s := range w.samples {
-			until := end
-			if i+1 < len(w.samples) {
-				until = w.samples[i+1].at
+		for i := 0; i < len(w.samples); {
+			s, until := w.samples[i], end
+			for i++; i < len(w.samples); i++ {
+				if next := w.samples[i]; value(next) != value(s) || below != nil && below(next) != below(s) {
+					until = next.at
+					break
+				}
 			}
 			point := func(of func(sample) int) []string {
 				return []string{fmt.Sprintf("%.1f,%.1f", x(s.at), y(of(s))), fmt.Sprintf("%.1f,%.1f", x(until), y(of(s)))}

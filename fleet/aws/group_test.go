@@ -416,62 +416,6 @@ func TestRoll(t *testing.T) {
 	}
 }
 
-// A command that dies at any call, or loses an answer, is finished by calling it again.
-func TestFaults(t *testing.T) {
-	whole := 0
-	synctest.Test(t, func(t *testing.T) { // how many calls there are
-		w := newWorld(t, awstest.Options{})
-		w.mustApply()
-		whole = len(w.s.Calls())
-	})
-	every := 1
-	if testing.Short() {
-		every = 5
-	}
-	for n := 1; n <= whole; n += every {
-		for _, how := range []string{"dies", "loses the answer"} {
-			t.Run(fmt.Sprintf("apply %s at %d", how, n), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					w := newWorld(t, awstest.Options{Consistency: 2 * time.Second})
-					ctx, cancel := context.WithCancel(t.Context())
-					dead, once := false, false
-					w.s.OnCall = func(c awstest.Call) awstest.Reaction {
-						if dead || c.N < n || once {
-							return awstest.Reaction{Dead: dead}
-						}
-						once = true
-						if how == "dies" {
-							dead = true
-							cancel()
-						}
-						return awstest.Reaction{Lose: true} // it happened
-					}
-					_, err := w.apply(ctx)
-					if how == "dies" && once && err == nil {
-						t.Error("nothing happened")
-					}
-					if how != "dies" && err != nil {
-						t.Errorf("one lost answer: %v", err)
-					}
-					w.s.OnCall = nil
-					w.mustApply()
-					if s := w.census(); !s.Settled() || len(s.Members) != 1 {
-						t.Error(s)
-					}
-					if got := kinds(w.mustApply()); got != "" {
-						t.Errorf("afterwards: %s", got)
-					}
-					if err := w.destroy(t.Context()); err != nil {
-						t.Error(err)
-					}
-					w.onlyImages()
-					w.end()
-				})
-			})
-		}
-	}
-}
-
 // onlyImages asserts that nothing of the fleet is left.
 func (w *world) onlyImages(and ...string) {
 	w.t.Helper()
@@ -484,93 +428,93 @@ func (w *world) onlyImages(and ...string) {
 	}
 }
 
-func TestDestroyFaults(t *testing.T) {
-	count := func(prepare func(w *world)) (n int) {
-		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t, awstest.Options{})
-			w.mustApply()
-			prepare(w)
-			before := len(w.s.Calls())
-			if err := w.destroy(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			n = len(w.s.Calls()) - before
-		})
-		return n
+// TestFaultAtEveryCall interferes at call N of each verb: the same command, called again, ends where it would have.
+func TestFaultAtEveryCall(t *testing.T) {
+	step := 5
+	switch {
+	case testing.Short():
+		step = 17
+	case os.Getenv("DORUNNER_SOAK") != "":
+		step = 1
 	}
-	whole := count(func(*world) {})
-	every := 1
-	if testing.Short() {
-		every = 4
-	}
-	for n := 1; n <= whole; n += every {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, awstest.Options{Consistency: 2 * time.Second})
-				w.mustApply()
-				before := len(w.s.Calls())
-				ctx, cancel := context.WithCancel(t.Context())
-				dead := false
-				w.s.OnCall = func(c awstest.Call) awstest.Reaction {
-					if !dead && ctx.Err() == nil && c.N-before == n {
-						dead = true
-						cancel()
-						return awstest.Reaction{Lose: true}
-					}
-					return awstest.Reaction{Dead: dead}
+	for _, verb := range []string{"apply", "roll", "destroy"} {
+		for _, fault := range []string{"refused", "lost", "cancelled", "killed"} {
+			t.Run(verb+" "+fault, func(t *testing.T) {
+				n, over := 1, false
+				for ; !over && !t.Failed(); n += step {
+					synctest.Test(t, func(t *testing.T) { over = faulty(t, verb, fault, n) })
 				}
-				_ = w.destroy(ctx)
-				w.s.OnCall = nil
-				if err := w.destroy(t.Context()); err != nil {
-					t.Error(err)
-				}
-				w.onlyImages()
-				w.end()
+				t.Logf("to call %d", n)
 			})
-		})
+		}
 	}
 }
 
-// A roll that dies is found under way, or is begun again.
-func TestRollFaults(t *testing.T) {
-	every := 3
-	if testing.Short() {
-		every = 12
+// faulty has a verb suffer at its N-th call, and says whether the verb was over before.
+func faulty(t *testing.T, verb, fault string, n int) (over bool) {
+	w := newWorld(t, awstest.Options{Consistency: 2 * time.Second, RefreshPatience: time.Hour})
+	w.spec.Fleet.Min = 2
+	run := func(ctx context.Context) error { _, err := w.apply(ctx); return err }
+	image := w.good
+	switch verb {
+	case "destroy":
+		w.mustApply()
+		run = w.destroy
+	case "roll":
+		w.mustApply()
+		image = w.image("second")
 	}
-	for n := 1; n <= 60; n += every {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, awstest.Options{RefreshPatience: time.Hour, Consistency: 2 * time.Second})
-				w.spec.Fleet.Min = 2
-				w.mustApply()
-				next := w.image("second")
-				before := len(w.s.Calls())
-				ctx, cancel := context.WithCancel(t.Context())
-				dead := false
-				w.s.OnCall = func(c awstest.Call) awstest.Reaction {
-					if !dead && ctx.Err() == nil && c.N-before == n {
-						dead = true
-						cancel()
-						return awstest.Reaction{Lose: true}
-					}
-					return awstest.Reaction{Dead: dead}
-				}
-				_, _ = w.apply(ctx)
-				w.s.OnCall = nil
-				w.mustApply()
-				time.Sleep(5 * time.Minute)
-				for _, m := range w.census().Members {
-					if m.Image != next {
-						t.Errorf("%s is of %s", m.ID, m.Image)
-					}
-				}
-				if got := kinds(w.mustApply()); got != "" {
-					t.Errorf("afterwards: %s", got)
-				}
-				w.end()
-			})
-		})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	before, reached, dead := len(w.s.Calls()), false, false
+	w.s.OnCall = func(c awstest.Call) awstest.Reaction {
+		if reached || c.N-before != n {
+			return awstest.Reaction{Dead: dead}
+		}
+		reached = true
+		switch fault {
+		case "refused":
+			return awstest.Reaction{Error: &awstest.Error{Status: 403, Code: "UnauthorizedOperation", Message: "You are not authorized to perform this operation."}}
+		case "killed":
+			dead = true
+			fallthrough
+		case "cancelled":
+			cancel()
+		}
+		return awstest.Reaction{Lose: true} // it happened
 	}
+	err := run(ctx)
+	w.s.OnCall = nil
+	switch {
+	case !reached && err != nil, fault == "lost" && err != nil:
+		t.Errorf("call %d: %v", n, err)
+	case reached && fault == "killed" && err == nil:
+		t.Errorf("call %d: nothing happened", n)
+	}
+	if err := run(t.Context()); err != nil {
+		t.Errorf("call %d: again: %v", n, err)
+	}
+	if verb != "destroy" {
+		time.Sleep(5 * time.Minute) // a roll that was left to the cloud
+		s := w.census()
+		for _, m := range s.Members {
+			if m.Image != image {
+				t.Errorf("call %d: %s is of %s", n, m.ID, m.Image)
+			}
+		}
+		if !s.Settled() || len(s.Members) != 2 {
+			t.Errorf("call %d: %v", n, s)
+		}
+		if got := kinds(w.mustApply()); got != "" {
+			t.Errorf("call %d: afterwards: %s", n, got)
+		}
+		if err := w.destroy(t.Context()); err != nil {
+			t.Errorf("call %d: %v", n, err)
+		}
+	}
+	w.onlyImages()
+	w.end()
+	return !reached
 }
 
 // What has our name and not our tag is somebody else's: it is neither used nor removed.

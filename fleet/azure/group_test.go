@@ -361,7 +361,7 @@ func TestFaultAtEveryCall(t *testing.T) {
 	for _, verb := range []string{"apply", "roll", "destroy"} {
 		for name, fault := range faults {
 			t.Run(verb+" "+name, func(t *testing.T) {
-				for n := 1; n < 200; n += step {
+				for n := 1; ; n += step {
 					over := false
 					synctest.Test(t, func(t *testing.T) { over = faulty(t, verb, n, fault) })
 					if over || t.Failed() {
