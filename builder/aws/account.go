@@ -62,7 +62,7 @@ func newAccount(cfg sdk.Config) *account {
 			o.MaxAttempts, o.MaxBackoff = attempts, 10*time.Second
 			// Answered with status 500, but another machine or place helps, not another try.
 			o.Retryables = append([]retry.IsErrorRetryable{retry.IsErrorRetryableFunc(func(err error) sdk.Ternary {
-				if IsCode(err, "InsufficientInstanceCapacity") || unsupported(err) {
+				if IsCode(err, "InsufficientInstanceCapacity") || Unsupported(err) {
 					return sdk.FalseTernary
 				}
 				return sdk.UnknownTernary
@@ -135,9 +135,9 @@ func IsCode(err error, codes ...string) bool {
 	return false
 }
 
-// unsupported tells that the server does not know this action, or something in the request: EC2-compatible ones know a
+// Unsupported tells that the server does not know this action, or something in the request: EC2-compatible ones know a
 // part of EC2. Some say so in EC2's way, some with status 501, some with a page for people.
-func unsupported(err error) bool {
+func Unsupported(err error) bool {
 	if IsCode(err, "InvalidAction", "UnknownOperation", "UnknownOperationException", "NotImplemented", "NotImplementedError", "NotImplementedException") {
 		return true
 	}
@@ -173,7 +173,7 @@ func explain(region string, err error) error {
 	var api smithy.APIError
 	errors.As(err, &api)
 	switch {
-	case unsupported(err):
+	case Unsupported(err):
 		var op *smithy.OperationError
 		errors.As(err, &op)
 		if op == nil {

@@ -87,7 +87,7 @@ func (c *Cloud) makeImage(ctx context.Context, env *builder.Env) (string, error)
 	defer cancel()
 	in := c.createImage(env, false)
 	out, err := c.acct.in(c.region).CreateImage(call, in)
-	if unsupported(err) {
+	if Unsupported(err) {
 		in.TagSpecifications = in.TagSpecifications[:1]
 		env.Progress.Warn("the server takes no tags for the snapshot of an image that is made: it is tagged afterwards")
 		out, err = c.acct.in(c.region).CreateImage(call, in)

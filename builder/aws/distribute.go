@@ -136,7 +136,7 @@ func (c *Cloud) copyOnce(ctx context.Context, env *builder.Env, region, source s
 		if IsCode(err, "ResourceLimitExceeded") {
 			return false, nil
 		}
-		if unsupported(err) && !fewer { // it may not know tags for snapshots, as above
+		if Unsupported(err) && !fewer { // it may not know tags for snapshots, as above
 			fewer, in.TagSpecifications = true, in.TagSpecifications[:1]
 			return false, nil
 		}

@@ -24,7 +24,7 @@ func NewHouse(cfg sdk.Config) *House { return &House{newAccount(cfg)} }
 func (h *House) Regions(ctx context.Context) ([]string, error) {
 	home := h.a.cfg.Region
 	out, err := h.a.in(home).DescribeRegions(ctx, &ec2.DescribeRegionsInput{})
-	if unsupported(err) {
+	if Unsupported(err) {
 		return nil, fmt.Errorf("%w; name a region with --region", explain(home, err))
 	}
 	if err != nil {

@@ -49,7 +49,7 @@ func (c *Cloud) Preflight(ctx context.Context, env *builder.Env) error {
 		return err
 	}
 	// Without an identity every other answer would be the same complaint.
-	if _, err := c.acct.sts().GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{}); err != nil && !unsupported(err) {
+	if _, err := c.acct.sts().GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{}); err != nil && !Unsupported(err) {
 		return explain(c.region, err)
 	}
 	a := env.Plan.Spec.AWS
@@ -79,7 +79,7 @@ func (c *Cloud) rehearseRun(ctx context.Context, env *builder.Env, p place) erro
 	switch {
 	case IsCode(err, "DryRunOperation"):
 		return nil
-	case unsupported(err):
+	case Unsupported(err):
 		c.noDryRun = true
 		env.Progress.Warn("the server does not know DryRun: permissions cannot be checked beforehand")
 		return nil
@@ -106,7 +106,7 @@ func (c *Cloud) rehearseRun(ctx context.Context, env *builder.Env, p place) erro
 
 // without warns that a check is left out because the server does not know what it asks; other errors stay.
 func without(env *builder.Env, region, action, loss string, err error) error {
-	if !unsupported(err) {
+	if !Unsupported(err) {
 		return explain(region, err)
 	}
 	env.Progress.Warn("the server does not know %s: %s", action, loss)

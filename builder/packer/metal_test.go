@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -21,13 +22,15 @@ import (
 func TestMetalThroughPacker(t *testing.T) {
 	whole := newTool(t)
 
-	t.Run("the same image as without Packer", func(t *testing.T) {
+	same := func(t *testing.T, method string) {
 		p := whole.on(t)
-		out := p.run(0, "build", p.template("", p.metal("")))
+		p.limit = 13 * time.Minute
+		out := p.run(0, "build", p.template("", p.metal(fmt.Sprintf("  method        = %q\n  accelerator   = \"tcg\"\n  ssh_timeout   = \"10m\"\n", method))))
 		p.says(out, "images were created:", ".raw")
 
 		plan, err := images.Resolve(&images.Spec{}, "metal", images.Options{Overrides: []images.Override{
 			{Path: "image.os", Value: "debian-12"}, {Path: "image.docker.source", Value: "distro"}, {Path: "image.disk_gb", Value: 4}, {Path: "metal.formats", Value: "raw"},
+			{Path: "metal.method", Value: method}, {Path: "metal.accel", Value: "tcg"}, {Path: "metal.ssh_timeout", Value: "10m"},
 			{Path: "image.pull[]", Value: images.Pull{Ref: "dataopslive/dataops-runner", Archive: filepath.Join(p.dir, "images.tar")}},
 			{Path: "image.pull[]", Value: images.Pull{Ref: "dataopslive/dataops-utils-runner", Archive: filepath.Join(p.dir, "images.tar")}},
 		}})
@@ -35,7 +38,7 @@ func TestMetalThroughPacker(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Setenv("DORUNNER_STATE_DIR", t.TempDir())
-		direct, err := builder.Bake(t.Context(), plan, metal.New("offline"), builder.Options{FirstBoot: p.boot, OutDir: t.TempDir()})
+		direct, err := builder.Bake(t.Context(), plan, metal.New(method), builder.Options{FirstBoot: p.boot, OutDir: t.TempDir()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,6 +53,13 @@ func TestMetalThroughPacker(t *testing.T) {
 		if a, b := filepath.Base(direct.Artifact.Images[0].ID), filepath.Base(through.Artifact.Images[0].ID); a != b {
 			t.Errorf("the images are called %s and %s", a, b)
 		}
+	}
+	t.Run("the same image as without Packer", func(t *testing.T) { same(t, "offline") })
+	t.Run("the same image as without Packer, by a machine", func(t *testing.T) {
+		if os.Getenv("DORUNNER_SOAK") == "" {
+			t.Skip("boots two machines: DORUNNER_SOAK=1")
+		}
+		same(t, "vm")
 	})
 
 	t.Run("provisioners work in the image", func(t *testing.T) {

@@ -147,7 +147,7 @@ func (c *Group) trouble(ctx context.Context) ([]string, error) {
 // refresh is the newest instance refresh, nil when there never was one.
 func (c *Group) refresh(ctx context.Context) (*types.InstanceRefresh, error) {
 	out, err := c.asg.DescribeInstanceRefreshes(ctx, &autoscaling.DescribeInstanceRefreshesInput{AutoScalingGroupName: &c.name, MaxRecords: sdk.Int32(1)})
-	if aws.IsCode(err, "InvalidAction", "UnknownOperation", "NotImplemented", "NotImplementedException") { // a compatible server that has none
+	if aws.Unsupported(err) { // a compatible server that has none
 		return nil, nil
 	}
 	if err != nil || len(out.InstanceRefreshes) == 0 { // the newest comes first
