@@ -69,7 +69,7 @@ func TestMetalVM(t *testing.T) {
 
 	args = append(args, "--out", "out", "--format", "raw")
 	for _, at := range []string{"preflight", "launch", "a virtual machine boots", "machine ready", "docker engine", "first boot", "container images",
-		"prove", "seal", "stop", "capture", "distribute"} {
+		"prove", "seal", "stop", "capture"} {
 		b.interruptAndKill(at, args)
 	}
 }
