@@ -6,9 +6,7 @@ ARCH    := $(shell $(GO) env GOARCH)
 COUNT   ?= 1
 # One set of flags for programs and tests, so that the SDKs are compiled once.
 export CGO_ENABLED := 0
-# As root by sudo: the go command's caches stay the user's, everything else is root's own; what the user set is passed on.
-KEEP    := DORUNNER_REGISTRY_USERNAME,DORUNNER_REGISTRY_PASSWORD,DORUNNER_METHOD,DORUNNER_SOAK,http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY
-SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo "sudo --preserve-env=$(KEEP) env PATH='$$PATH' CGO_ENABLED=0 GOPROXY=$$($(GO) env GOPROXY) GOFLAGS='$$($(GO) env GOFLAGS)' GOCACHE=$$($(GO) env GOCACHE) GOMODCACHE=$$($(GO) env GOMODCACHE)")
+ROOT    := .ci/as-root
 
 .PHONY: build test test-short test-race lint bench soak bake golden snapshot clean
 .DEFAULT_GOAL := build
@@ -20,13 +18,13 @@ build:
 
 ## bake: bake an image from the default spec, boot COUNT machines from it, wait until their runners are online
 bake: build
-	$(SUDO) .ci/setup bake
-	$(SUDO) examples/one-machine/bake.sh $(COUNT)
+	$(ROOT) .ci/setup bake
+	$(ROOT) examples/one-machine/bake.sh $(COUNT)
 
 ## test: everything, with real Docker, cloud-init and QEMU
 test: build
-	$(SUDO) .ci/setup test
-	$(SUDO) .ci/with-docker $(GO) test -timeout 40m ./...
+	$(ROOT) .ci/setup test
+	$(ROOT) .ci/with-docker $(GO) test -timeout 40m ./...
 
 ## test-short: what needs neither root nor Docker nor QEMU
 test-short:
@@ -37,8 +35,8 @@ test-race:
 
 ## soak: the long versions of the tests
 soak: build
-	$(SUDO) .ci/setup test
-	$(SUDO) env DORUNNER_SOAK=1 .ci/with-docker $(GO) test -timeout 180m ./...
+	$(ROOT) .ci/setup test
+	$(ROOT) env DORUNNER_SOAK=1 .ci/with-docker $(GO) test -timeout 180m ./...
 
 ## lint: gofmt, vet, golangci-lint, shellcheck
 lint:
@@ -51,8 +49,8 @@ lint:
 
 ## bench: the figures, as ratios against the alternative in the same run
 bench: build
-	$(SUDO) .ci/setup test
-	$(SUDO) env ONLY="$(ONLY)" .ci/with-docker examples/bench/bench.sh
+	$(ROOT) .ci/setup test
+	$(ROOT) env ONLY="$(ONLY)" .ci/with-docker examples/bench/bench.sh
 
 ## golden: rewrite the golden files from what is generated now
 golden:

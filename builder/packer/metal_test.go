@@ -25,7 +25,7 @@ func TestMetalThroughPacker(t *testing.T) {
 	same := func(t *testing.T, method string) {
 		p := whole.on(t)
 		p.limit = 13 * time.Minute
-		out := p.run(0, "build", p.template("", p.metal(fmt.Sprintf("  method        = %q\n  accelerator   = \"tcg\"\n  ssh_timeout   = \"10m\"\n", method))))
+		out := p.run(0, "build", p.template("", p.metal(fmt.Sprintf("  method        = %q\n  accelerator   = \"tcg\"\n  ssh_timeout   = \"10m\"\n  output_directory = \"output-%[1]s\"\n", method))))
 		p.says(out, "images were created:", ".raw")
 
 		plan, err := images.Resolve(&images.Spec{}, "metal", images.Options{Overrides: []images.Override{
@@ -42,7 +42,7 @@ func TestMetalThroughPacker(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		through := p.manifest("output-runner")
+		through := p.manifest("output-" + method)
 		// Times, ids, and the disk's own bytes: files in it have times too.
 		ignore := cmp.Options{cmpopts.IgnoreFields(builder.Manifest{}, "BakeID", "Started", "Finished"), cmpopts.IgnoreFields(builder.ManifestStep{}, "Seconds"),
 			cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".ID" || p.Last().String() == ".SHA256" }, cmp.Ignore()),
