@@ -124,7 +124,9 @@ func TestShapes(t *testing.T) {
 		if _, err := exec.LookPath("xorriso"); err != nil {
 			t.Skip("xorriso is not installed")
 		}
-		if out, err := exec.Command("xorriso", read...).CombinedOutput(); err != nil {
+		cmd := exec.Command("xorriso", read...)
+		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8") // it writes Joliet's names in the locale's charset
+		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("xorriso %v: %v\n%s", read, err, out)
 		}
 		n := 0
