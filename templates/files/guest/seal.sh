@@ -29,7 +29,7 @@ rm -rf "$ROOT"/var/lib/apt/lists/* "$ROOT"/var/cache/apt/*.bin "$ROOT"/var/cache
 
 # --- identity -----------------------------------------------------------------------------------------------------
 # "uninitialized", not empty: systemd then knows a first boot.
-if [ -L "$ROOT/etc/machine-id" ]; then rm -f "$ROOT/etc/machine-id"; fi
+if [ -L "$ROOT/etc/machine-id" ] || [ ! -w "$ROOT/etc/machine-id" ]; then rm -f "$ROOT/etc/machine-id"; fi
 echo uninitialized >"$ROOT/etc/machine-id"
 chmod 444 "$ROOT/etc/machine-id"
 if [ -d "$ROOT/var/lib/dbus" ]; then ln -sfn /etc/machine-id "$ROOT/var/lib/dbus/machine-id"; fi
