@@ -151,7 +151,25 @@ func TestMetalOffline(t *testing.T) {
 		t.Errorf("an unreachable registry: %v\n%s", err, out)
 	}
 	b.clean("after an unreachable registry")
+	b.wrongKey()
 	b.fullDisk(disk)
+}
+
+// wrongKey bakes from a mirror of Docker's repository that shows a key of somebody else's.
+func (b *metalBake) wrongKey() {
+	b.t.Helper()
+	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/linux/debian/gpg" {
+			b.t.Errorf("%s is asked for before the key is known", r.URL.Path)
+		}
+		http.ServeFile(w, r, "testdata/metal/somebody-elses.asc")
+	}))
+	defer mirror.Close()
+	out, err := b.command(b.t.Context(), "--docker-source", mirror.URL, "--out", "out").CombinedOutput()
+	if text := string(out); err == nil || !strings.Contains(text, "it is the key EF5A133EC891F324CCBEB3CED701E0ED9095B1BE, expected 9DC858229FC7DD38854AE2D88D81803C0EBFCD88") {
+		b.t.Errorf("somebody else's key: %v\n%s", err, out)
+	}
+	b.clean("after somebody else's key")
 }
 
 // first bakes a raw disk with images from a registry that asks for a login, and gives the disk and the registry.
