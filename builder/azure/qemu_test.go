@@ -21,6 +21,7 @@ import (
 	"github.com/dorunner/dorunner-bake/builder"
 	"github.com/dorunner/dorunner-bake/builder/azure/azuretest"
 	"github.com/dorunner/dorunner-bake/builder/metal"
+	"github.com/dorunner/dorunner-bake/builder/metal/metaltest"
 	"github.com/dorunner/dorunner-bake/builder/ssh"
 	"github.com/dorunner/dorunner-bake/firstboot/gitlabtest/standinimage"
 	"github.com/dorunner/dorunner-bake/images"
@@ -87,20 +88,7 @@ func TestBakeInQEMU(t *testing.T) {
 		t.Skip("needs root to look into the disk")
 	}
 	dir := t.TempDir()
-	disk, err := images.Resolve(&images.Spec{Image: images.Image{OS: "debian-12"}}, "metal", images.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	base, err := metal.BaseDisk(t.Context(), disk, builder.Discard())
-	if err != nil {
-		t.Fatal(err)
-	}
-	firstboot, archive := filepath.Join(dir, "dorunner-firstboot"), filepath.Join(dir, "images.tar")
-	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-s -w", "-o", firstboot, "../../cmd/dorunner-firstboot")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	base, firstboot, archive := metaltest.BaseDisk(t), metaltest.FirstBoot(t, dir), filepath.Join(dir, "images.tar")
 	if err := standinimage.Archive(t.Context(), archive, runtime.GOARCH); err != nil {
 		t.Fatal(err)
 	}

@@ -78,7 +78,7 @@ func outputDir(build string) string {
 	return "output-" + strings.ReplaceAll(build, string(os.PathSeparator), "-")
 }
 
-// run bakes; Packer's provisioners are the engine's customize step.
+// Run bakes; Packer's provisioners are the engine's customize step.
 func (b *bakery) Run(ctx context.Context, ui packersdk.Ui, hook packersdk.Hook) (packersdk.Artifact, error) {
 	cloud, err := b.cloud(ctx, b.plan)
 	if err != nil {

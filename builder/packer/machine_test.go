@@ -12,8 +12,8 @@ import (
 
 	"github.com/dorunner/dorunner-bake/builder"
 	"github.com/dorunner/dorunner-bake/builder/metal"
+	"github.com/dorunner/dorunner-bake/builder/metal/metaltest"
 	"github.com/dorunner/dorunner-bake/builder/ssh"
-	"github.com/dorunner/dorunner-bake/images"
 )
 
 // sealed is read by the machine's own user, on the connection that was there before the seal: what clones must not share.
@@ -36,14 +36,7 @@ func TestProvisionerOnAMachine(t *testing.T) {
 	}
 	p := newTool(t)
 	p.metal("") // makes the archive
-	plan, err := images.Resolve(&images.Spec{}, "metal", images.Options{Overrides: []images.Override{{Path: "image.os", Value: "debian-12"}, {Path: "image.docker.source", Value: "distro"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	disk, err := metal.BaseDisk(t.Context(), plan, builder.Discard())
-	if err != nil {
-		t.Fatal(err)
-	}
+	disk := metaltest.BaseDisk(t)
 	key, err1 := ssh.NewKey("test")
 	file := filepath.Join(p.dir, "key")
 	free, err2 := net.Listen("tcp", "127.0.0.1:0")

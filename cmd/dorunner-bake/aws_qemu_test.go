@@ -15,12 +15,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dorunner/dorunner-bake/builder"
 	"github.com/dorunner/dorunner-bake/builder/aws/awstest"
-	"github.com/dorunner/dorunner-bake/builder/metal"
+	"github.com/dorunner/dorunner-bake/builder/metal/metaltest"
 	"github.com/dorunner/dorunner-bake/firstboot/gitlabtest"
 	"github.com/dorunner/dorunner-bake/firstboot/gitlabtest/standinimage"
-	"github.com/dorunner/dorunner-bake/images"
 )
 
 // TestAMIInQEMU bakes an AMI in an instance that really runs, then launches one from it: the real cloud-init finds EC2 and
@@ -33,20 +31,7 @@ func TestAMIInQEMU(t *testing.T) {
 		t.Skip("needs root, for port 22, on amd64")
 	}
 	dir := t.TempDir()
-	disk, err := images.Resolve(&images.Spec{Image: images.Image{OS: "debian-12"}}, "metal", images.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	base, err := metal.BaseDisk(t.Context(), disk, builder.Discard())
-	if err != nil {
-		t.Fatal(err)
-	}
-	firstboot, archive, script := filepath.Join(dir, "dorunner-firstboot"), filepath.Join(dir, "images.tar"), filepath.Join(dir, "token.sh")
-	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-s -w", "-o", firstboot, "../dorunner-firstboot")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	base, firstboot, archive, script := metaltest.BaseDisk(t), metaltest.FirstBoot(t, dir), filepath.Join(dir, "images.tar"), filepath.Join(dir, "token.sh")
 	if err := standinimage.Archive(t.Context(), archive, runtime.GOARCH); err != nil {
 		t.Fatal(err)
 	}

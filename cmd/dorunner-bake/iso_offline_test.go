@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dorunner/dorunner-bake/builder/metal/metaltest"
 	"github.com/dorunner/dorunner-bake/firstboot/gitlabtest"
 	"github.com/dorunner/dorunner-bake/firstboot/gitlabtest/standinimage"
 	"github.com/dorunner/dorunner-bake/firstboot/runner"
@@ -46,14 +47,6 @@ func TestOfflineISO(t *testing.T) {
 	if os.Getenv("DORUNNER_SOAK") == "" {
 		t.Skip("set DORUNNER_SOAK=1 to boot a machine from an offline seed")
 	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	disks, _ := filepath.Glob(filepath.Join(cache, "dorunner-bake", "debian-12-*.raw"))
-	if len(disks) == 0 {
-		t.Fatal("there is no debian-12 disk: `dorunner-bake metal --os debian-12` makes it")
-	}
 	dir := t.TempDir()
 	run := func(in string, name string, args ...string) {
 		t.Helper()
@@ -68,8 +61,7 @@ func TestOfflineISO(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(debs, "apt-get", append([]string{"download", "-q"}, dockerDebian...)...)
-	firstBoot, archive := filepath.Join(dir, "dorunner-firstboot"), filepath.Join(dir, "runner.tar")
-	run("", "go", "build", "-ldflags=-s -w", "-o", firstBoot, "../dorunner-firstboot")
+	firstBoot, archive := metaltest.FirstBoot(t, dir), filepath.Join(dir, "runner.tar")
 	if err := standinimage.Archive(t.Context(), archive, "amd64"); err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +99,7 @@ image:
 	}
 
 	disk, console := filepath.Join(dir, "disk.qcow2"), filepath.Join(dir, "console")
-	run("", "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disks[len(disks)-1], disk, "6G")
+	run("", "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", metaltest.BaseDisk(t), disk, "6G")
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	self, err := os.Executable()

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,6 +27,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/dorunner/dorunner-bake/builder"
+	"github.com/dorunner/dorunner-bake/builder/metal/metaltest"
 	"github.com/dorunner/dorunner-bake/firstboot/gitlabtest/standinimage"
 )
 
@@ -49,14 +51,8 @@ func newMetalBake(t *testing.T) *metalBake {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	b := &metalBake{t: t, dir: t.TempDir()}
-	b.firstboot = filepath.Join(b.dir, "dorunner-firstboot")
-	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-s -w", "-o", b.firstboot, "../dorunner-firstboot")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return b
+	dir := t.TempDir()
+	return &metalBake{t: t, dir: dir, firstboot: metaltest.FirstBoot(t, dir)}
 }
 
 // command prepares a bake of debian-12.
@@ -119,13 +115,8 @@ func TestMetalOffline(t *testing.T) {
 	if find(t, disk, "dorunner-firstboot") < 0 {
 		t.Error("the search finds nothing")
 	}
-	var m builder.Manifest
-	text, err := os.ReadFile(filepath.Join(b.dir, "first", "manifest.json"))
-	if err == nil {
-		err = json.Unmarshal(text, &m)
-	}
-	if err != nil || len(m.Containers) != 2 || !strings.HasPrefix(m.Containers[0].Digest, host+"/runner@sha256:") && !strings.HasPrefix(m.Containers[0].Digest, "sha256:") || len(m.Audit) != 0 {
-		t.Errorf("manifest: %+v, %+v, %v", m.Containers, m.Audit, err)
+	if m := readManifest(t, filepath.Join(b.dir, "first")); len(m.Containers) != 2 || !strings.HasPrefix(m.Containers[0].Digest, host+"/runner@sha256:") && !strings.HasPrefix(m.Containers[0].Digest, "sha256:") || len(m.Audit) != 0 {
+		t.Errorf("manifest: %+v, %+v", m.Containers, m.Audit)
 	}
 	if out, err := b.command(t.Context(), "--format", "raw", "--name", "base", "--out", "first").CombinedOutput(); err != nil || !strings.Contains(string(out), "exists already") {
 		t.Errorf("baked again: %v\n%s", err, out)
@@ -141,16 +132,9 @@ func TestMetalOffline(t *testing.T) {
 	if err := os.WriteFile(script, []byte("#!/bin/sh\nseq -f 'line %g' 100\nexit 3\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	out, err := b.command(t.Context(), "--base", disk, "--out", "out", "--script", script).CombinedOutput()
-	if text := string(out); err == nil || !strings.Contains(text, "exit status 3") || !strings.Contains(text, "line 81\n") || !strings.Contains(text, "line 100\n") {
-		t.Errorf("a script that fails: %v\n%s", err, out)
-	}
-	b.clean("after a script that fails")
-	out, err = b.command(t.Context(), "--base", disk, "--out", "out", "--pull", "127.0.0.1:1/nobody:1").CombinedOutput()
-	if text := string(out); err == nil || !strings.Contains(text, "127.0.0.1:1/nobody:1 cannot be pulled: check its name, the login (image.registry) and the network") {
-		t.Errorf("an unreachable registry: %v\n%s", err, out)
-	}
-	b.clean("after an unreachable registry")
+	b.fails("a script that fails", []string{"--base", disk, "--script", script}, "exit status 3", "line 81\n", "line 100\n")
+	b.fails("an unreachable registry", []string{"--base", disk, "--pull", "127.0.0.1:1/nobody:1"},
+		"127.0.0.1:1/nobody:1 cannot be pulled: check its name, the login (image.registry) and the network")
 	b.wrongKey()
 	b.fullDisk(disk)
 }
@@ -165,11 +149,18 @@ func (b *metalBake) wrongKey() {
 		http.ServeFile(w, r, "testdata/metal/somebody-elses.asc")
 	}))
 	defer mirror.Close()
-	out, err := b.command(b.t.Context(), "--docker-source", mirror.URL, "--out", "out").CombinedOutput()
-	if text := string(out); err == nil || !strings.Contains(text, "it is the key EF5A133EC891F324CCBEB3CED701E0ED9095B1BE, expected 9DC858229FC7DD38854AE2D88D81803C0EBFCD88") {
-		b.t.Errorf("somebody else's key: %v\n%s", err, out)
+	b.fails("somebody else's key", []string{"--docker-source", mirror.URL}, "it is the key EF5A133EC891F324CCBEB3CED701E0ED9095B1BE, expected 9DC858229FC7DD38854AE2D88D81803C0EBFCD88")
+}
+
+// fails has a bake fail with these words, and leave nothing.
+func (b *metalBake) fails(what string, args []string, words ...string) {
+	b.t.Helper()
+	out, err := b.command(b.t.Context(), append(args, "--out", "out")...).CombinedOutput()
+	missing := slices.DeleteFunc(words, func(w string) bool { return strings.Contains(string(out), w) })
+	if err == nil || len(missing) > 0 {
+		b.t.Errorf("%s: %v, without %q\n%s", what, err, missing, out)
 	}
-	b.clean("after somebody else's key")
+	b.clean("after " + what)
 }
 
 // first bakes a raw disk with images from a registry that asks for a login, and gives the disk and the registry.

@@ -90,7 +90,7 @@ func TestFleetUpAndDown(t *testing.T) {
 				unwatch()
 				w.end()
 				t.Log(w.plot())
-				w.draw(fmt.Sprintf("fleet-%d", most)+map[bool]string{true: "-protected"}[protect], fmt.Sprintf("0, %d, %d, %d, 0 machines", most, few, most))
+				w.draw(*plots, fmt.Sprintf("fleet-%d", most)+map[bool]string{true: "-protected"}[protect], fmt.Sprintf("0, %d, %d, %d, 0 machines", most, few, most))
 			})
 		})
 	}
@@ -233,6 +233,6 @@ func TestFleetByLoad(t *testing.T) {
 		unwatch()
 		w.end()
 		t.Log(w.plot())
-		w.draw("fleet-by-load", "60 jobs come; busy slots are kept at 70 %")
+		w.draw(*plots, "fleet-by-load", "60 jobs come; busy slots are kept at 70 %")
 	})
 }

@@ -72,9 +72,9 @@ type panel struct {
 	Shapes []shape
 }
 
-// draw writes the picture of the samples, when asked for.
-func (w *world) draw(name, title string) {
-	if *plots == "" {
+// draw writes the picture of the samples into a directory, when there is one.
+func (w *world) draw(dir, name, title string) {
+	if dir == "" {
 		return
 	}
 	const wide, left, right, high, gap = 900.0, 52.0, 868.0, 130.0, 42.0
@@ -145,7 +145,7 @@ func (w *world) draw(name, title string) {
 	var b bytes.Buffer
 	err := chart.Execute(&b, map[string]any{"Title": title, "Wide": wide, "High": foot + 12, "Left": left, "Right": right, "Foot": foot, "Panels": panels, "Ticks": ticks})
 	if err == nil {
-		err = os.WriteFile(filepath.Join(*plots, name+".svg"), b.Bytes(), 0o644)
+		err = os.WriteFile(filepath.Join(dir, name+".svg"), b.Bytes(), 0o644)
 	}
 	if err != nil {
 		w.t.Error(err)
@@ -155,11 +155,8 @@ func (w *world) draw(name, title string) {
 // The picture is of what was seen.
 func TestDraw(t *testing.T) {
 	dir := t.TempDir()
-	before := *plots
-	*plots = dir
-	defer func() { *plots = before }()
 	w := &world{t: t, polls: map[int]int{1: 600}, samples: []sample{{at: 0, desired: 10, coming: 10}, {at: time.Minute, desired: 10, serving: 8, coming: 2, jobs: 4}, {at: 3 * time.Minute}}}
-	w.draw("fleet", "A & B")
+	w.draw(dir, "fleet", "A & B")
 	text, err := os.ReadFile(filepath.Join(dir, "fleet.svg"))
 	if err != nil {
 		t.Fatal(err)

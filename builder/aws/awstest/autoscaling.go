@@ -171,8 +171,8 @@ func records[T any](c *call, items []T) ([]T, string, *Error) {
 	return page(c, items)
 }
 
-// ofGroup is a page of what a group has, once the caller may see it and the group is there.
-func ofGroup[T any](c *call, items []T, missing *Error) (members[T], string, *Error) {
+// listed is a page of what Auto Scaling lists, once the caller may see it, and nothing it is asked about is missing.
+func listed[T any](c *call, items []T, missing *Error) (members[T], string, *Error) {
 	part, next, wrong := records(c, items)
 	if err := c.begin(anything); err != nil {
 		return members[T]{}, "", err
@@ -491,14 +491,14 @@ func describeScalings(c *call) (any, *Error) {
 			all = append(all, c.groupItem(g))
 		}
 	}
-	part, next, perr := records(c, all)
-	if err := c.begin(anything); err != nil {
+	part, next, err := listed(c, all, nil)
+	if err != nil {
 		return nil, err
 	}
 	return struct {
 		AutoScalingGroups members[scalingItem]
 		NextToken         string `xml:",omitempty"`
-	}{members[scalingItem]{part}, next}, perr
+	}{part, next}, nil
 }
 
 func describeScalingInstances(c *call) (any, *Error) {
@@ -514,14 +514,14 @@ func describeScalingInstances(c *call) (any, *Error) {
 			}
 		}
 	}
-	part, next, perr := records(c, all)
-	if err := c.begin(anything); err != nil {
+	part, next, err := listed(c, all, nil)
+	if err != nil {
 		return nil, err
 	}
 	return struct {
 		AutoScalingInstances members[memberItem]
 		NextToken            string `xml:",omitempty"`
-	}{members[memberItem]{part}, next}, perr
+	}{part, next}, nil
 }
 
 func describeActivities(c *call) (any, *Error) {
@@ -545,7 +545,7 @@ func describeActivities(c *call) (any, *Error) {
 			all = append(all, it)
 		}
 	}
-	part, next, err := ofGroup(c, all, gerr)
+	part, next, err := listed(c, all, gerr)
 	if err != nil {
 		return nil, err
 	}
@@ -1030,7 +1030,7 @@ func describeRefreshes(c *call) (any, *Error) {
 			all = append(all, it)
 		}
 	}
-	part, next, err := ofGroup(c, all, gerr)
+	part, next, err := listed(c, all, gerr)
 	if err != nil {
 		return nil, err
 	}

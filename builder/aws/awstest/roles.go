@@ -134,6 +134,21 @@ func (c *call) findProfile(name string) (*profile, *Error) {
 	return nil, noEntity("Instance Profile %s cannot be found.", name)
 }
 
+// roleNamed and profileNamed are what a call is about, once the caller may make it.
+func (c *call) roleNamed(name string) (*role, *Error) {
+	if err := c.begin(c.onRole(name)); err != nil {
+		return nil, err
+	}
+	return c.findRole(name)
+}
+
+func (c *call) profileNamed(name string) (*profile, *Error) {
+	if err := c.begin(c.onProfile(name)); err != nil {
+		return nil, err
+	}
+	return c.findProfile(name)
+}
+
 type roleItem struct {
 	Path, RoleName, RoleId, Arn, CreateDate, AssumeRolePolicyDocument string
 	Description                                                       string            `xml:",omitempty"`
@@ -180,10 +195,7 @@ func createRole(c *call) (any, *Error) {
 
 func getRole(c *call) (any, *Error) {
 	name := c.f.need("RoleName")
-	if err := c.begin(c.onRole(name)); err != nil {
-		return nil, err
-	}
-	r, err := c.findRole(name)
+	r, err := c.roleNamed(name)
 	if err != nil {
 		return nil, err
 	}
@@ -192,10 +204,7 @@ func getRole(c *call) (any, *Error) {
 
 func deleteRole(c *call) (any, *Error) {
 	name := c.f.need("RoleName")
-	if err := c.begin(c.onRole(name)); err != nil {
-		return nil, err
-	}
-	r, err := c.findRole(name)
+	r, err := c.roleNamed(name)
 	if err != nil {
 		return nil, err
 	}
@@ -213,10 +222,7 @@ func deleteRole(c *call) (any, *Error) {
 
 func putRolePolicy(c *call) (any, *Error) {
 	name, policy, doc := c.f.need("RoleName"), c.f.need("PolicyName"), c.f.need("PolicyDocument")
-	if err := c.begin(c.onRole(name)); err != nil {
-		return nil, err
-	}
-	r, err := c.findRole(name)
+	r, err := c.roleNamed(name)
 	if err != nil {
 		return nil, err
 	}
@@ -230,10 +236,7 @@ func putRolePolicy(c *call) (any, *Error) {
 
 func getRolePolicy(c *call) (any, *Error) {
 	name, policy := c.f.need("RoleName"), c.f.need("PolicyName")
-	if err := c.begin(c.onRole(name)); err != nil {
-		return nil, err
-	}
-	r, err := c.findRole(name)
+	r, err := c.roleNamed(name)
 	if err != nil {
 		return nil, err
 	}
@@ -246,10 +249,7 @@ func getRolePolicy(c *call) (any, *Error) {
 
 func listRolePolicies(c *call) (any, *Error) {
 	name := c.f.need("RoleName")
-	if err := c.begin(c.onRole(name)); err != nil {
-		return nil, err
-	}
-	r, err := c.findRole(name)
+	r, err := c.roleNamed(name)
 	if err != nil {
 		return nil, err
 	}
@@ -261,10 +261,7 @@ func listRolePolicies(c *call) (any, *Error) {
 
 func deleteRolePolicy(c *call) (any, *Error) {
 	name, policy := c.f.need("RoleName"), c.f.need("PolicyName")
-	if err := c.begin(c.onRole(name)); err != nil {
-		return nil, err
-	}
-	r, err := c.findRole(name)
+	r, err := c.roleNamed(name)
 	if err != nil {
 		return nil, err
 	}
@@ -293,10 +290,7 @@ func createProfile(c *call) (any, *Error) {
 
 func getProfile(c *call) (any, *Error) {
 	name := c.f.need("InstanceProfileName")
-	if err := c.begin(c.onProfile(name)); err != nil {
-		return nil, err
-	}
-	p, err := c.findProfile(name)
+	p, err := c.profileNamed(name)
 	if err != nil {
 		return nil, err
 	}
@@ -305,10 +299,7 @@ func getProfile(c *call) (any, *Error) {
 
 func deleteProfile(c *call) (any, *Error) {
 	name := c.f.need("InstanceProfileName")
-	if err := c.begin(c.onProfile(name)); err != nil {
-		return nil, err
-	}
-	p, err := c.findProfile(name)
+	p, err := c.profileNamed(name)
 	if err != nil {
 		return nil, err
 	}
@@ -343,10 +334,7 @@ func addRoleToProfile(c *call) (any, *Error) {
 
 func removeRoleFromProfile(c *call) (any, *Error) {
 	name, of := c.f.need("InstanceProfileName"), c.f.need("RoleName")
-	if err := c.begin(c.onProfile(name)); err != nil {
-		return nil, err
-	}
-	p, err := c.findProfile(name)
+	p, err := c.profileNamed(name)
 	if err != nil {
 		return nil, err
 	}

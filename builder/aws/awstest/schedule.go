@@ -179,7 +179,7 @@ func describeScheduled(c *call) (any, *Error) {
 			}
 		}
 	}
-	part, next, err := ofGroup(c, all, gerr)
+	part, next, err := listed(c, all, gerr)
 	if err != nil {
 		return nil, err
 	}
@@ -263,7 +263,7 @@ func describePolicies(c *call) (any, *Error) {
 			}
 		}
 	}
-	part, next, err := ofGroup(c, all, gerr)
+	part, next, err := listed(c, all, gerr)
 	if err != nil {
 		return nil, err
 	}
